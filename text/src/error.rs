@@ -1,0 +1,221 @@
+//! What can go wrong when text is read or changed.
+//!
+//! Key type: [`TextError`]. On every error the text is as it was before the call, unless the
+//! variant says otherwise. Neighbours: everything in this crate. Source of the errno names:
+//! kernel `arch/riscv/kernel/patch.c`, `kernel/bpf/core.c`, `mmap(2)`.
+
+use std::path::Path;
+
+use crate::addr::{RxAddr, RxRange};
+
+/// An error of reading or changing executable memory.
+#[derive(Clone, Eq, PartialEq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TextError {
+    /// A length is zero, or too large to map. Kernel: `-EINVAL`.
+    #[error("length of {len_bytes} bytes cannot be mapped")]
+    Length {
+        /// The length asked for.
+        len_bytes: usize,
+    },
+    /// The source of a copy is not as long as its destination. Kernel: `-EINVAL`.
+    #[error("copy to {dst}: the destination has {} bytes, the source {src_bytes}", dst.len_bytes)]
+    CopyLength {
+        /// Where the copy should have gone.
+        dst: RxRange,
+        /// The length of the source.
+        src_bytes: usize,
+    },
+    /// An address is not a multiple of what it must be. Kernel: `-EINVAL`.
+    #[error("{addr} is not aligned to {align_bytes} bytes")]
+    Misaligned {
+        /// The address.
+        addr: RxAddr,
+        /// The alignment it must have.
+        align_bytes: u64,
+    },
+    /// Nothing is mapped there. Kernel: `-EFAULT`.
+    #[error("nothing is mapped at {addr}")]
+    Unmapped {
+        /// The address.
+        addr: RxAddr,
+    },
+    /// What is mapped there cannot be executed. Kernel: `-EFAULT`.
+    #[error("memory at {addr} is not executable")]
+    NotExecutable {
+        /// The address.
+        addr: RxAddr,
+    },
+    /// What is mapped there is executable, but writable or shared too, so somebody else may be
+    /// writing it. Kernel: `-EBUSY`.
+    #[error("text at {addr} is mapped writable or shared: another owner may be writing it")]
+    WritableText {
+        /// The address.
+        addr: RxAddr,
+    },
+    /// The range is not inside one live [`CodeMap`](crate::CodeMap). Kernel: `-EFAULT`.
+    #[error("{range} is not inside one code map")]
+    NotInCodeMap {
+        /// The range.
+        range: RxRange,
+    },
+    /// A batch names the same word, or overlapping ranges, twice. Kernel: `-EINVAL`.
+    #[error("{site} is named twice in one batch")]
+    Duplicate {
+        /// The address named twice.
+        site: RxAddr,
+    },
+    /// The text is not what the caller expects it to be; nothing was stored. Kernel: `-EFAULT`.
+    #[error("text at {site} is {found:#010x}, expected {expected:#010x}")]
+    Mismatch {
+        /// The word.
+        site: RxAddr,
+        /// What the caller said is there.
+        expected: u32,
+        /// What is there.
+        found: u32,
+    },
+    /// Another thread is arming or restoring this site just now. Kernel: `-EBUSY`.
+    #[error("{site} is being changed by another thread")]
+    Busy {
+        /// The site.
+        site: RxAddr,
+    },
+    /// An `auipc` pair at `site` does not reach `target`. Kernel: `-ERANGE`.
+    #[error("{target} is out of reach of an auipc pair at {site}")]
+    Reach {
+        /// Where the pair stands.
+        site: RxAddr,
+        /// What it should reach.
+        target: RxAddr,
+    },
+    /// The site's `auipc` does not reach the new target, so one store cannot switch it: switch
+    /// it to a slot near the old target that jumps on. Kernel: `-ERANGE`.
+    #[error(
+        "{site}: the armed auipc reaches {reaches}, not {target}; go through a slot in its window"
+    )]
+    RetargetWindow {
+        /// Where the pair stands.
+        site: RxAddr,
+        /// The new target.
+        target: RxAddr,
+        /// What the same `auipc` can reach.
+        reaches: RxRange,
+    },
+    /// The kernel refused to make the harts' instruction fetches coherent; what was stored has
+    /// been taken back. Kernel: the errno of `riscv_flush_icache`.
+    #[error("the kernel refused to flush the instruction cache (errno {errno})")]
+    Flush {
+        /// Its errno.
+        errno: i32,
+    },
+    /// A mapping call failed. Kernel: the errno of the call.
+    #[error("{call} of {len_bytes} bytes at {addr} failed (errno {errno})")]
+    Map {
+        /// Which call.
+        call: &'static str,
+        /// The address asked for (0 when the kernel was to choose).
+        addr: RxAddr,
+        /// The length asked for.
+        len_bytes: usize,
+        /// Its errno.
+        errno: i32,
+    },
+    /// Something is mapped where the code map was to be placed. Kernel: `-EEXIST`.
+    #[error("{range} is not free")]
+    Occupied {
+        /// The range asked for.
+        range: RxRange,
+    },
+    /// The pool of huge pages cannot back the map. Kernel: `-ENOMEM`.
+    #[error("no huge pages for {len_bytes} bytes (errno {errno})")]
+    NoHugePages {
+        /// The length asked for.
+        len_bytes: usize,
+        /// The errno of `memfd_create` or `mmap`.
+        errno: i32,
+    },
+    /// Live text cannot be changed on this host: no riscv64, or an emulator that does not follow
+    /// the change and whose own step does not help either. Kernel: `-EOPNOTSUPP`.
+    #[error("live text cannot be changed on this host: {reason}")]
+    UnsupportedHost {
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// This process is a fork that could not get its own copy of the code: a change here would be
+    /// seen by the parent. Kernel: `-EPERM`.
+    #[error("this forked process shares its code with its parent: {reason}")]
+    SharedWithParent {
+        /// Why it has no copy of its own.
+        reason: &'static str,
+    },
+    /// No entry pad belongs to this function. Kernel: `-ENOENT`.
+    #[error(
+        "{func} has no entry pad (found {}): compile it with -fpatchable-function-entry=5, and \
+         pass the function itself, not a stub that leads to it",
+        Hex(found)
+    )]
+    NotAPad {
+        /// The function.
+        func: RxAddr,
+        /// Its first bytes.
+        found: [u8; 8],
+    },
+    /// The function has a pad, but somebody else has put something in it. Kernel: `-EBUSY`.
+    #[error("the entry pad at {site} is taken (found {})", Hex(found))]
+    PadTaken {
+        /// Where the pad starts.
+        site: RxAddr,
+        /// Its first bytes.
+        found: [u8; 8],
+    },
+    /// The pad is too short for an aligned pair of words. Kernel: `-EINVAL`.
+    #[error(
+        "the entry pad at {site} has {found_bytes} bytes, {needed_bytes} are needed: compile \
+         with -fpatchable-function-entry=5 (or =2 without compressed instructions)"
+    )]
+    PadTooShort {
+        /// Where the pad starts.
+        site: RxAddr,
+        /// Its length.
+        found_bytes: usize,
+        /// The length that a pad at this address needs.
+        needed_bytes: usize,
+    },
+    /// The function follows a variant calling convention (vector arguments). Kernel: `-ENOTSUPP`.
+    #[error("function `{symbol}` uses a variant calling convention (STO_RISCV_VARIANT_CC)")]
+    VariantCc {
+        /// Its name.
+        symbol: Box<str>,
+    },
+    /// The file of the object that holds the address cannot be read, or is not the one that was
+    /// loaded. Kernel: the errno of `open`, or `-ESTALE`.
+    #[error("cannot read the object {} (errno {errno}): {reason}", object.display())]
+    ObjectFile {
+        /// Its path.
+        object: Box<Path>,
+        /// What the system said (0 when it is not the system that refused).
+        errno: i32,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// A thread stays where it must not be, longer than the deadline. Kernel: `-EBUSY`.
+    #[error("thread {tid} stays inside the text to be changed")]
+    Stuck {
+        /// The thread.
+        tid: i32,
+    },
+}
+
+/// Bytes as hexadecimal digits, for messages.
+struct Hex<'a>(&'a [u8]);
+
+impl std::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (i, byte) in self.0.iter().enumerate() {
+            let gap = if i == 0 { "" } else { " " };
+            write!(f, "{gap}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}

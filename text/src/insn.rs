@@ -1,0 +1,120 @@
+//! The handful of instruction words this room stores itself.
+//!
+//! `text` knows no other room, so the few words that a live change needs are encoded here, each
+//! with its field picture. Everything else is `rv64`'s. Neighbours: [`crate::poke`], [`crate::pad`].
+//! Source: RISC-V unprivileged manual, chapters RV32I and "C" (`c.nop`, `c.j`), Zicfilp (`lpad`).
+
+use crate::addr::RxAddr;
+
+/// `addi x0, x0, 0`.
+pub(crate) const NOP: u32 = 0x0000_0013;
+/// `c.nop`, half a word.
+pub(crate) const C_NOP: u16 = 0x0001;
+/// `c.nop; c.nop`: a word of compressed entry pad.
+pub(crate) const C_NOP_PAIR: u32 = 0x0001_0001;
+/// `c.j .+8`: jumps over the word it starts and the word after it.
+const C_J_8: u32 = 0xa021;
+
+/// `t0`, the alternate link register: a call's.
+const T0: u32 = 5;
+/// `t1`, a temporary that is no link register: a jump's.
+const T1: u32 = 6;
+
+/// `| imm[31:12] | rd | 0010111 |`; `hi20` in `[-2^19, 2^19)`.
+const fn auipc(rd: u32, hi20: i32) -> u32 {
+    ((hi20 as u32) << 12) | (rd << 7) | 0x17
+}
+
+/// `| imm[11:0] | rs1 | 000 | rd | 1100111 |`; `lo12` in `[-2048, 2047]`.
+const fn jalr(rd: u32, rs1: u32, lo12: i32) -> u32 {
+    ((lo12 as u32) << 20) | (rs1 << 15) | (rd << 7) | 0x67
+}
+
+/// The two words of a site that leads to a target.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) enum Pair {
+    /// `auipc t0, hi20; jalr t0, lo12(t0)`.
+    Call,
+    /// `auipc t1, hi20; jalr x0, lo12(t1)`. Neither writes nor reads a link register, so the
+    /// return-address predictor sees nothing of it (Unprivileged ISA, "Unconditional Jumps").
+    Jump,
+}
+
+impl Pair {
+    /// The pair that leads from `site` to `target`, or `None` when it does not reach.
+    pub(crate) fn words(self, site: RxAddr, target: RxAddr) -> Option<[u32; 2]> {
+        let (hi20, lo12) = target.rel_to(site).hi20_lo12()?;
+        Some(match self {
+            Self::Call => [auipc(T0, hi20), jalr(T0, T0, lo12)],
+            Self::Jump => [auipc(T1, hi20), jalr(0, T1, lo12)],
+        })
+    }
+}
+
+/// Whether the word is the first of a pair.
+pub(crate) const fn is_pair_auipc(word: u32) -> bool {
+    word & 0xfff == (T0 << 7) | 0x17 || word & 0xfff == (T1 << 7) | 0x17
+}
+
+/// `| imm[20|10:1|11|19:12] | rd = x0 | 1101111 |`, `j .+8`.
+const J_8: u32 = 8 << 20 | 0x6f;
+
+/// Whether the word is `lpad` (`auipc x0, …`), the landing pad of Zicfilp.
+pub(crate) const fn is_lpad(word: u32) -> bool {
+    word & 0xfff == 0x17
+}
+
+/// Whether all of the word is nops, four bytes of them or two times two.
+pub(crate) const fn is_nops(word: u32) -> bool {
+    word == NOP || word == C_NOP_PAIR
+}
+
+/// The word that closes a pad: from its first byte it jumps over itself and the word after it.
+/// What a thread finds two bytes into the word is what it found there before.
+pub(crate) const fn close(hi_word: u32) -> u32 {
+    if hi_word & 3 == 3 {
+        J_8
+    } else {
+        (hi_word & 0xffff_0000) | C_J_8
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Words from GNU as 2.44.
+    #[test]
+    fn words_are_those_of_gnu_as() {
+        for (asm, got, want) in [
+            ("auipc t0, 0", auipc(T0, 0), 0x0000_0297),
+            ("auipc t0, 0x7ffff", auipc(T0, 0x7ffff), 0x7fff_f297),
+            ("auipc t0, 0x80000", auipc(T0, -0x80000), 0x8000_0297),
+            ("auipc t1, 1", auipc(T1, 1), 0x0000_1317),
+            ("jalr t0, 0(t0)", jalr(T0, T0, 0), 0x0002_82e7),
+            ("jalr t0, -2048(t0)", jalr(T0, T0, -2048), 0x8002_82e7),
+            ("jalr t0, 2047(t0)", jalr(T0, T0, 2047), 0x7ff2_82e7),
+            ("jalr zero, -1(t1)", jalr(0, T1, -1), 0xfff3_0067),
+            ("j .+8", J_8, 0x0080_006f),
+            ("nop", NOP, 0x0000_0013),
+        ] {
+            assert_eq!(got, want, "{asm}: {got:#010x}");
+        }
+        assert_eq!(C_J_8, 0xa021, "c.j .+8");
+    }
+
+    #[test]
+    fn closing_keeps_the_upper_half() {
+        assert_eq!(close(C_NOP_PAIR), 0x0001_a021);
+        assert_eq!(close(NOP), J_8);
+        assert_eq!(close(auipc(T1, 0x1234)), J_8);
+    }
+
+    #[test]
+    fn kinds() {
+        assert!(is_pair_auipc(auipc(T0, -1)) && is_pair_auipc(auipc(T1, -1)));
+        assert!(!is_pair_auipc(auipc(7, 0)));
+        assert!(is_lpad(0x0000_0017) && !is_lpad(auipc(T0, 0)));
+        assert!(is_nops(NOP) && is_nops(C_NOP_PAIR) && !is_nops(0x0001_0013));
+    }
+}

@@ -1,0 +1,57 @@
+//! Reading and changing the executable memory of a running riscv64 process.
+//!
+//! This is the room in which text changes: code of our own ([`CodeMap`], [`text_copy`],
+//! [`text_invalidate`]), and live code, ours or foreign ([`text_poke`], [`patch_words`]), with
+//! any thread executing at, before or inside the site. It knows no other room.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `addr` | [`RxAddr`], [`PcRel`], [`RxRange`] |
+//! | `map` | [`CodeMap`]: a memfd, r-x for ever, writable never |
+//! | `foreign` | pages of an ELF replaced by copies of themselves |
+//! | `txn` | check all, store all, flush once |
+//! | `copy` | text that nobody can be executing |
+//! | `poke`, `plan` | live sites of two words: nop, call, jump; why no thread sees half of one |
+//! | `pad`, `object` | entry pads in foreign text |
+//! | [`threads`] | where every thread is |
+//! | `flush` | the instruction cache, and what this machine needs |
+//! | `fork` | a child's own copy |
+//!
+//! Four promises hold for all of it: no mapping is writable and executable, not even for a
+//! moment; a change is all or nothing; after it every hart fetches the new text; a refused flush
+//! is an error. Source: kernel `arch/riscv/kernel/patch.c`, `kernel/bpf/core.c`.
+
+mod addr;
+mod copy;
+mod error;
+mod flush;
+mod foreign;
+mod fork;
+mod insn;
+mod map;
+mod object;
+mod pad;
+mod plan;
+mod poke;
+mod proc_maps;
+mod site;
+mod state;
+mod sync;
+mod sys;
+#[doc(hidden)]
+pub mod testing;
+pub mod threads;
+mod txn;
+
+pub use addr::{PcRel, RxAddr, RxRange};
+pub use copy::{text_copy, text_copy_all, text_invalidate, text_invalidate_all};
+pub use error::TextError;
+pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
+pub use map::{Backing, CodeMap, Place};
+pub use pad::{Pad, PadWords};
+pub use poke::{
+    Insn, Poke, Switch, arm_all, arm_off_all, poke_all, restore_all, restore_off_all, text_poke,
+};
+pub use proc_maps::{Mapping, ProcMaps};
+pub use sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
+pub use txn::{WordPatch, patch_words};

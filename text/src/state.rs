@@ -1,0 +1,89 @@
+//! The one table of text we own, behind the one lock under which text changes.
+//!
+//! Key types: [`State`] (code maps, foreign pages, sites), [`MapEntry`]. [`lock_for_change`] is
+//! the door of every change: it makes sure that a fork cannot leave two processes changing one
+//! memory. Neighbours: `map`, `foreign`, `txn`, `site`, `fork`. Source: the kernel's
+//! `text_mutex` (`kernel/extable.c`).
+
+use std::collections::BTreeMap;
+use std::fs::File;
+
+use crate::addr::{RxAddr, RxRange};
+use crate::error::TextError;
+use crate::foreign::Foreign;
+use crate::fork::ForkState;
+use crate::map::Backing;
+use crate::site::Site;
+use crate::sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
+
+/// One live code map.
+pub(crate) struct MapEntry {
+    pub(crate) rx: RxRange,
+    pub(crate) file: File,
+    pub(crate) backing: Backing,
+    pub(crate) collapsed: bool,
+}
+
+/// All text we own.
+pub(crate) struct State {
+    /// By first address.
+    pub(crate) maps: BTreeMap<u64, MapEntry>,
+    pub(crate) foreign: Foreign,
+    /// Sites that have been armed and not restored, by the address of their `hi` word.
+    pub(crate) sites: BTreeMap<u64, Site>,
+    pub(crate) fork: ForkState,
+}
+
+static STATE: ForkMutex<State> = ForkMutex::const_new(
+    <RawForkMutex as parking_lot::lock_api::RawMutex>::INIT,
+    State {
+        maps: BTreeMap::new(),
+        foreign: Foreign::new(),
+        sites: BTreeMap::new(),
+        fork: ForkState::new(),
+    },
+);
+
+/// The lock itself, for the fork handlers.
+pub(crate) fn raw() -> &'static ForkMutex<State> {
+    &STATE
+}
+
+/// Locks the table to look something up.
+pub(crate) fn lock() -> ForkMutexGuard<'static, State> {
+    STATE.lock()
+}
+
+/// Locks the table to change text.
+pub(crate) fn lock_for_change() -> Result<ForkMutexGuard<'static, State>, TextError> {
+    let mut state = STATE.lock();
+    state.fork.check()?;
+    Ok(state)
+}
+
+impl State {
+    /// The map that holds `addr`.
+    pub(crate) fn map_of(&self, addr: RxAddr) -> Option<&MapEntry> {
+        let (_, entry) = self.maps.range(..=addr.get()).next_back()?;
+        entry.rx.contains(addr).then_some(entry)
+    }
+
+    /// The map that holds all of `range`.
+    pub(crate) fn map_of_range(&self, range: RxRange) -> Result<&MapEntry, TextError> {
+        self.map_of(range.start)
+            .filter(|m| m.rx.contains_range(&range))
+            .ok_or(TextError::NotInCodeMap { range })
+    }
+
+    /// Forgets the sites in a range whose text is replaced as a whole.
+    pub(crate) fn forget_sites(&mut self, range: RxRange) {
+        let keys: Vec<u64> = self
+            .sites
+            .range(range.start.get()..range.end().get())
+            .map(|(k, _)| *k)
+            .collect();
+        for key in keys {
+            self.sites.remove(&key);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The lock that can be held across `fork`.
+//!
+//! A lock of parking_lot keeps its queue of waiters in a table of the whole process: in the
+//! child of a fork that queue names threads which no longer exist, and a bucket of it may be
+//! locked for ever. [`RawForkMutex`] is the same interface (parking_lot's `lock_api`) over one
+//! futex word, so all its state is the word: unlocking it in the child makes it new.
+//!
+//! Key types: [`ForkMutex`], [`ForkMutexGuard`]. Neighbours: `state` and `fork` here; crates
+//! above that keep a lock across `fork` use it too. Source: U. Drepper, "Futexes Are Tricky",
+//! mutex 2; `futex(2)`.
+#![expect(
+    unsafe_code,
+    reason = "implements lock_api's unsafe RawMutex and calls futex"
+)]
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use parking_lot::lock_api;
+
+/// A mutex that may be held across `fork` and unlocked on both sides.
+pub type ForkMutex<T> = lock_api::Mutex<RawForkMutex, T>;
+/// Its guard.
+pub type ForkMutexGuard<'a, T> = lock_api::MutexGuard<'a, RawForkMutex, T>;
+
+const FREE: u32 = 0;
+const HELD: u32 = 1;
+const HELD_WITH_WAITERS: u32 = 2;
+
+/// One futex word.
+pub struct RawForkMutex(AtomicU32);
+
+impl RawForkMutex {
+    /// Sleeps while the word is `HELD_WITH_WAITERS`; may wake without reason.
+    fn wait(&self) {
+        // SAFETY:
+        // 1. The address is that of a live, aligned 32-bit word (`&self`).
+        // 2. FUTEX_WAIT only reads it; a null timeout means none.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.0.as_ptr(),
+                libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+                HELD_WITH_WAITERS,
+                std::ptr::null::<libc::timespec>(),
+            );
+        }
+    }
+
+    fn wake_one(&self) {
+        // SAFETY: FUTEX_WAKE uses the address as a name only.
+        unsafe {
+            libc::syscall(
+                libc::SYS_futex,
+                self.0.as_ptr(),
+                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+                1,
+            );
+        }
+    }
+}
+
+// SAFETY:
+// 1. Mutual exclusion: only the thread that changes the word from FREE holds the lock.
+// 2. `lock`/`try_lock` acquire and `unlock` releases, so the holder sees the previous one's work.
+unsafe impl lock_api::RawMutex for RawForkMutex {
+    #[allow(
+        clippy::declare_interior_mutable_const,
+        reason = "the interface asks for a const"
+    )]
+    const INIT: Self = Self(AtomicU32::new(FREE));
+    // Held from the prepare handler to the parent handler, which run on one thread; Send guards
+    // are not needed.
+    type GuardMarker = lock_api::GuardNoSend;
+
+    fn lock(&self) {
+        if self.try_lock() {
+            return;
+        }
+        // Whoever comes this way leaves the word saying "with waiters", since it cannot know
+        // that it was the only one.
+        while self.0.swap(HELD_WITH_WAITERS, Ordering::Acquire) != FREE {
+            self.wait();
+        }
+    }
+
+    fn try_lock(&self) -> bool {
+        self.0
+            .compare_exchange(FREE, HELD, Ordering::Acquire, Ordering::Relaxed)
+            .is_ok()
+    }
+
+    unsafe fn unlock(&self) {
+        if self.0.swap(FREE, Ordering::Release) == HELD_WITH_WAITERS {
+            self.wake_one();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_add_up() {
+        let total = ForkMutex::new(0u64);
+        std::thread::scope(|s| {
+            for _ in 0..4 {
+                s.spawn(|| {
+                    for _ in 0..50_000 {
+                        *total.lock() += 1;
+                    }
+                });
+            }
+        });
+        assert_eq!(*total.lock(), 200_000);
+    }
+
+    #[test]
+    fn try_lock_is_refused_while_held() {
+        let m = ForkMutex::new(());
+        let held = m.lock();
+        assert!(m.try_lock().is_none());
+        drop(held);
+        assert!(m.try_lock().is_some());
+    }
+}

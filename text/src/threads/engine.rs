@@ -1,0 +1,347 @@
+//! The proof itself: look at every thread until each has been seen outside once.
+//!
+//! # One look at a blocked thread
+//! ```text
+//!   n0 = runs          s0 = syscall line          stack, busy_of          s1 = line   n1 = runs
+//! ```
+//! The kernel reads a line of a thread that is off-cpu atomically. If both lines say blocked and
+//! `n0 == n1`, the thread did not run between the lines: had it run, it would have been put on a
+//! cpu after `s0` and taken off before `s1`, and the count (of either event) at `n1` would be
+//! above that at `n0`. So pc, stack and `busy_of` belong to one instant.
+//!
+//! # Order
+//! The caller has changed and flushed the code before. All that is read here is read after that,
+//! and a thread that was off-cpu has gone through the scheduler's full barriers: what it did in
+//! the ranges happens before this call returns.
+//!
+//! Key function: [`prove`]. Neighbours: `proc` (what is read), `frames` (stacks), `ask` (signals).
+
+use std::time::{Duration, Instant};
+
+use super::ask::{self, Answer, Asked, Question};
+use super::frames::{self, Frames, Marked, Spans, UnknownRun};
+use super::proc::{self, StackRuns, SyscallLine, Task};
+use super::sys::{self, Errno, Fd};
+use super::{Patience, Stuck, StuckWhy, Watch};
+
+/// Proves every thread outside, or names one that is not.
+pub(super) fn prove(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck> {
+    let looker = Looker::new().map_err(unlisted)?;
+    prove_by(looker, watch, patience)
+}
+
+fn prove_by(mut looker: Looker, watch: &dyn Watch, patience: Patience) -> Result<(), Stuck> {
+    let start = Instant::now();
+    let question = looker.question(watch).map_err(unlisted)?;
+    prove_caller(&question)?;
+    let mut waiting = loop {
+        match looker.threads() {
+            Ok(waiting) => break waiting,
+            Err(libc::EAGAIN) if start.elapsed() < patience.deadline() => {}
+            Err(errno) => return Err(unlisted(errno)),
+        }
+    };
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let asking = match patience {
+            Patience::Signal { after, .. } if start.elapsed() >= after => Asking::Yes,
+            _ => Asking::No,
+        };
+        waiting.retain_mut(|thread| !thread.passes(&question, &mut looker, asking));
+        if waiting.is_empty() {
+            return Ok(());
+        }
+        let elapsed = start.elapsed();
+        if elapsed >= patience.deadline() {
+            return Err(worst_of(&waiting));
+        }
+        sys::pause(pause.min(patience.deadline() - elapsed));
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+const FIRST_PAUSE: Duration = Duration::from_micros(30);
+const LAST_PAUSE: Duration = Duration::from_millis(1);
+const BUF_BYTES: usize = 64 << 10;
+
+/// Somebody who is known to be inside says more than one who was only not seen.
+fn worst_of(waiting: &[Waiting<'_>]) -> Stuck {
+    let rank = |why| match why {
+        StuckWhy::Inside | StuckWhy::Caller => 0,
+        StuckWhy::Vfork => 1,
+        StuckWhy::SignalBlocked => 2,
+        StuckWhy::Hidden(_) => 3,
+        StuckWhy::Running => 4,
+    };
+    let worst = waiting.iter().min_by_key(|thread| rank(thread.why));
+    worst.map_or(unlisted(libc::ESRCH), |thread| Stuck {
+        tid: thread.tid,
+        why: thread.why,
+    })
+}
+
+fn unlisted(errno: Errno) -> Stuck {
+    Stuck {
+        tid: 0,
+        why: StuckWhy::Hidden(errno),
+    }
+}
+
+/// The caller itself cannot leave while it waits here, so it is asked once.
+fn prove_caller(question: &Question<'_>) -> Result<(), Stuck> {
+    let tid = sys::gettid();
+    let here = std::ptr::from_ref(&tid).addr() as u64;
+    match question.answer_here(0, here) {
+        Answer::Outside => Ok(()),
+        Answer::Inside | Answer::None => Err(Stuck {
+            tid,
+            why: StuckWhy::Caller,
+        }),
+        Answer::Unreadable => Err(Stuck {
+            tid,
+            why: StuckWhy::Hidden(libc::EPERM),
+        }),
+    }
+}
+
+/// Whether threads may be asked by signal by now.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Asking {
+    No,
+    Yes,
+}
+
+/// A thread that is not proved outside yet.
+struct Waiting<'a> {
+    tid: i32,
+    why: StuckWhy,
+    asked: Option<Asked<'a>>,
+}
+
+impl<'a> Waiting<'a> {
+    /// Looks once, takes an answer, asks. `true`: the thread is proved outside.
+    fn passes(&mut self, question: &'a Question<'a>, looker: &mut Looker, asking: Asking) -> bool {
+        if self.has_answered_outside() {
+            return true;
+        }
+        match looker.look(self.tid, question) {
+            Seen::Gone | Seen::Outside => return true,
+            Seen::Inside => self.why = StuckWhy::Inside,
+            Seen::Vfork => self.why = StuckWhy::Vfork,
+            // Only the others may be asked: the signal would wake a thread that is blocked.
+            Seen::Running => {
+                if self.why == StuckWhy::Vfork {
+                    self.why = StuckWhy::Running;
+                }
+                return asking == Asking::Yes && self.ask(question, looker);
+            }
+            Seen::Hidden(errno) => {
+                self.why = StuckWhy::Hidden(errno);
+                return asking == Asking::Yes && self.ask(question, looker);
+            }
+        }
+        false
+    }
+
+    fn has_answered_outside(&mut self) -> bool {
+        match self.asked.as_ref().map(Asked::answer) {
+            None | Some(Answer::None) => return false,
+            Some(Answer::Outside) => return true,
+            Some(Answer::Inside) => self.why = StuckWhy::Inside,
+            Some(Answer::Unreadable) => self.why = StuckWhy::Hidden(libc::EPERM),
+        }
+        self.asked = None;
+        false
+    }
+
+    /// Asks unless a question is under way. `true`: there is nobody left to ask.
+    fn ask(&mut self, question: &'a Question<'a>, looker: &Looker) -> bool {
+        if self.asked.is_some() {
+            return false;
+        }
+        let sent = ask::signal().and_then(|signo| {
+            if looker.blocks_signal(self.tid, signo) {
+                self.why = StuckWhy::SignalBlocked;
+                return Ok(None);
+            }
+            Asked::send(question, self.tid, signo)
+        });
+        match sent {
+            Ok(asked) => self.asked = asked,
+            Err(libc::ESRCH) => return true,
+            Err(errno) => self.why = StuckWhy::Hidden(errno),
+        }
+        false
+    }
+}
+
+/// What one look at a thread shows.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Seen {
+    Gone,
+    Outside,
+    Inside,
+    /// On a cpu at some moment of the look.
+    Running,
+    Vfork,
+    Hidden(Errno),
+}
+
+/// Whether what the kernel shows is about these threads.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Trust {
+    Shown,
+    /// It is about an emulator's threads: ask everybody.
+    Emulated,
+}
+
+/// Reads what the kernel shows of threads.
+struct Looker {
+    tasks: Fd,
+    trust: Trust,
+    buf: Vec<u8>,
+    /// Read when a stack was not in the runs of the question.
+    newer_runs: StackRuns,
+}
+
+impl Looker {
+    fn new() -> Result<Self, Errno> {
+        let tasks = proc::open_tasks()?;
+        let trust = match proc::shows_this_machine(&tasks) {
+            true => Trust::Shown,
+            false => Trust::Emulated,
+        };
+        Ok(Self {
+            tasks,
+            trust,
+            buf: vec![0; BUF_BYTES],
+            newer_runs: StackRuns::default(),
+        })
+    }
+
+    fn question<'a>(&mut self, watch: &'a dyn Watch) -> Result<Question<'a>, Errno> {
+        let mut runs = StackRuns::default();
+        runs.read(&mut self.buf)?;
+        Ok(Question {
+            watch,
+            spans: Spans::new(watch.ranges()),
+            runs,
+        })
+    }
+
+    /// All threads but the caller.
+    fn threads<'a>(&mut self) -> Result<Vec<Waiting<'a>>, Errno> {
+        let mut tids = Vec::new();
+        proc::list_threads(&mut tids, &mut self.buf)?;
+        let me = sys::gettid();
+        let others = tids.into_iter().filter(|&tid| tid != me);
+        let waiting = |tid| Waiting {
+            tid,
+            why: StuckWhy::Running,
+            asked: None,
+        };
+        Ok(others.map(waiting).collect())
+    }
+
+    fn look(&mut self, tid: i32, question: &Question<'_>) -> Seen {
+        match self.try_look(tid, question) {
+            Ok(seen) => seen,
+            Err(libc::ENOENT | libc::ESRCH) if !sys::is_alive(tid) => Seen::Gone,
+            Err(errno) => Seen::Hidden(errno),
+        }
+    }
+
+    fn try_look(&mut self, tid: i32, question: &Question<'_>) -> Result<Seen, Errno> {
+        let task = Task::open(&self.tasks, tid)?;
+        if self.trust == Trust::Emulated {
+            return Err(libc::EOPNOTSUPP);
+        }
+        let nr_runs = task.nr_runs()?;
+        let line = task.syscall()?;
+        let SyscallLine::Blocked { pc, .. } = line else {
+            return Ok(Seen::Running);
+        };
+        let inside = question.spans.contains(pc)
+            || self.is_interrupted_inside(line, question)?
+            || question.watch.busy_of(tid);
+        if task.syscall()? != line || task.nr_runs()? != nr_runs {
+            return Ok(Seen::Running);
+        }
+        Ok(match inside {
+            true => Seen::Inside,
+            false if line.in_vfork() => Seen::Vfork,
+            false => Seen::Outside,
+        })
+    }
+
+    /// Whether a signal handler on the thread's stack has interrupted a context in the spans.
+    fn is_interrupted_inside(
+        &mut self,
+        line: SyscallLine,
+        question: &Question<'_>,
+    ) -> Result<bool, Errno> {
+        let SyscallLine::Blocked { nr, sp, .. } = line else {
+            return Ok(false);
+        };
+        // A thread that has ended but is not gone (a leader that waits for the others), or one
+        // that lives in the kernel only (io_uring).
+        if sp == 0 {
+            return Ok(false);
+        }
+        // Our own handler makes no blocking system call; a fault may come anywhere in it.
+        let marked = match nr {
+            ..=-1 | libc::SYS_rt_sigreturn => Marked::Live,
+            _ => Marked::Dead,
+        };
+        let Question { spans, runs, .. } = question;
+        let report = UnknownRun::Report;
+        let mut found = frames::search(sp, spans, runs, report, marked, &mut self.buf)?;
+        if found == Frames::UnknownStack {
+            let newer = &self.newer_runs;
+            found = frames::search(sp, spans, newer, report, marked, &mut self.buf)?;
+        }
+        if found == Frames::UnknownStack {
+            self.newer_runs.read(&mut self.buf)?;
+            let newer = &self.newer_runs;
+            found = frames::search(sp, spans, newer, report, marked, &mut self.buf)?;
+        }
+        // Still unknown: sp points to no memory, so no frame is there.
+        Ok(found == Frames::Inside)
+    }
+
+    /// `false` also if that cannot be read: then the thread is asked in vain at worst.
+    fn blocks_signal(&self, tid: i32, signo: i32) -> bool {
+        proc::blocks_signal(&self.tasks, tid, signo).unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::threads::tests::{Parked, Spinner, in_turn, nowhere};
+
+    #[test]
+    fn where_nothing_can_be_read_everybody_is_asked() {
+        let _turn = in_turn();
+        let (parked, spinner) = (Parked::new(), Spinner::outside());
+        let deadline = Duration::from_secs(20);
+        for _ in 0..20 {
+            let mut looker = Looker::new().expect("/proc is there");
+            looker.trust = Trust::Emulated;
+            let patience = Patience::Signal {
+                after: Duration::ZERO,
+                deadline,
+            };
+            assert_eq!(prove_by(looker, &nowhere(), patience), Ok(()));
+        }
+        let mut looker = Looker::new().expect("/proc is there");
+        looker.trust = Trust::Emulated;
+        let polled = prove_by(looker, &nowhere(), Patience::PollOnly(Duration::ZERO));
+        assert_eq!(
+            polled.map_err(|stuck| stuck.why),
+            Err(StuckWhy::Hidden(libc::EOPNOTSUPP))
+        );
+        spinner.stop();
+        parked.stop();
+    }
+}

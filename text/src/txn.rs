@@ -1,0 +1,386 @@
+//! Transactions: check all, store all, flush once; a mismatch writes nothing.
+//!
+//! Every change of text in this crate ends in one of two functions, both under the text lock:
+//! [`patch_locked`] for words of live code (aligned stores that other harts see whole or not at
+//! all) and [`write_locked`] for ranges that nobody can be executing. Both cost a constant number
+//! of flushes however long the batch is, and both take back what they stored when the kernel
+//! refuses to flush.
+//!
+//! Key type: [`WordPatch`]. Neighbours: `state`, `sys` (the rw view), `flush`, `poke`. Source:
+//! kernel `arch/riscv/kernel/patch.c` (`patch_text_nosync`), RISC-V profiles (Ziccif: fetches of
+//! naturally aligned 32 bits are atomic).
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+
+use crate::addr::{RxAddr, RxRange};
+use crate::error::TextError;
+use crate::flush::{self, FlushScope, SyncMode, flush_icache};
+use crate::map::Backing;
+use crate::proc_maps::ProcMaps;
+use crate::state::{self, State};
+use crate::sys::{self, RwView, Sharing};
+
+/// One naturally aligned word of live text, in a code map or in foreign r-x text.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct WordPatch {
+    /// Where; a multiple of 4.
+    pub at: RxAddr,
+    /// What must be there.
+    pub old: u32,
+    /// What shall be there.
+    pub new: u32,
+}
+
+/// Changes words of live text, all or none. They are stored in the order given, each whole; no
+/// order is promised to a thread that executes there before this returns.
+///
+/// Foreign text may be an ELF's private r-x pages: they are replaced by copies of themselves
+/// first. Kernel: `patch_text_nosync`.
+///
+/// # Errors
+/// [`TextError::Misaligned`], [`TextError::Duplicate`], [`TextError::Unmapped`],
+/// [`TextError::NotExecutable`], [`TextError::WritableText`], [`TextError::Mismatch`],
+/// [`TextError::Flush`], [`TextError::Map`], [`TextError::UnsupportedHost`],
+/// [`TextError::SharedWithParent`]. Nothing has changed then.
+pub fn patch_words(patches: &[WordPatch]) -> Result<(), TextError> {
+    patch_locked(&mut *state::lock_for_change()?, patches)
+}
+
+/// Where a word can be stored.
+#[derive(Copy, Clone)]
+enum Home {
+    /// The code map that starts here.
+    Map(u64),
+    /// Our copy of a foreign page.
+    Ours(RxAddr),
+    /// A foreign page that is not ours yet.
+    Foreign(RxAddr),
+}
+
+/// A store that has been found good, and how to take it back.
+struct Store {
+    view: usize,
+    off_bytes: usize,
+    old: u32,
+    new: u32,
+}
+
+pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(), TextError> {
+    if patches.is_empty() {
+        return Ok(());
+    }
+    check_shape(patches)?;
+    let sites: Vec<RxAddr> = patches.iter().map(|p| p.at).collect();
+    let (homes, is_foreign) = find_homes(state, &sites)?;
+    let mode = if is_foreign {
+        flush::sync_mode()?
+    } else {
+        flush::sync_mode_of_maps()?
+    };
+    check_old(patches)?;
+    adopt_pages(state, patches, &homes)?;
+    let (views, stores) = open_views(state, patches, &homes)?;
+    let put = |undo: bool| {
+        for s in &stores {
+            views[s.view].store_u32(s.off_bytes, if undo { s.old } else { s.new });
+        }
+    };
+    put(false);
+    let synced = sync(state, mode, &sites, || put(false));
+    if synced.is_err() {
+        for s in stores.iter().rev() {
+            views[s.view].store_u32(s.off_bytes, s.old);
+        }
+        // Best effort: a hart may have fetched a new word, and no fence is to be had.
+        let _ = sync(state, mode, &sites, || put(true));
+    }
+    synced
+}
+
+/// Every word is aligned and named once.
+fn check_shape(patches: &[WordPatch]) -> Result<(), TextError> {
+    if let Some(p) = patches.iter().find(|p| !p.at.is_aligned(4)) {
+        return Err(TextError::Misaligned {
+            addr: p.at,
+            align_bytes: 4,
+        });
+    }
+    let mut sites: Vec<RxAddr> = patches.iter().map(|p| p.at).collect();
+    sites.sort_unstable();
+    match sites.windows(2).find(|w| w[0] == w[1]) {
+        Some(w) => Err(TextError::Duplicate { site: w[0] }),
+        None => Ok(()),
+    }
+}
+
+/// That all words are mapped where text may be changed, so that they can be loaded.
+pub(crate) fn check_mapped(state: &mut State, words: &[RxAddr]) -> Result<(), TextError> {
+    if let Some(at) = words.iter().find(|w| !w.is_aligned(4)) {
+        return Err(TextError::Misaligned {
+            addr: *at,
+            align_bytes: 4,
+        });
+    }
+    find_homes(state, words).map(|_| ())
+}
+
+/// Finds every word's home; whether any is foreign. `/proc/self/maps` is read at most once.
+fn find_homes(state: &mut State, sites: &[RxAddr]) -> Result<(Vec<Home>, bool), TextError> {
+    let page_bytes = region::page::size();
+    let mut maps = None;
+    let mut homes = Vec::with_capacity(sites.len());
+    for at in sites.iter().copied() {
+        if let Some(entry) = state.map_of(at) {
+            homes.push(Home::Map(entry.rx.start.get()));
+            continue;
+        }
+        let maps = match &mut maps {
+            Some(maps) => maps,
+            none => none.insert(ProcMaps::read()?),
+        };
+        let page = at.align_down(page_bytes as u64);
+        if state.foreign.off_of(at, maps).is_some() {
+            homes.push(Home::Ours(page));
+            continue;
+        }
+        if state.foreign.forget(page) {
+            state.forget_sites(RxRange::new(page, page_bytes));
+        }
+        maps.private_text_at(at)?;
+        homes.push(Home::Foreign(page));
+    }
+    Ok((homes, maps.is_some()))
+}
+
+/// Every word is what the caller says, as the harts fetch it.
+fn check_old(patches: &[WordPatch]) -> Result<(), TextError> {
+    for p in patches {
+        let found = sys::load_text_u32(p.at);
+        if found != p.old {
+            return Err(TextError::Mismatch {
+                site: p.at,
+                expected: p.old,
+                found,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Makes every foreign page ours: new ones, and those that a debugger has written to since.
+fn adopt_pages(state: &mut State, patches: &[WordPatch], homes: &[Home]) -> Result<(), TextError> {
+    let view = state.foreign.view()?;
+    let mut pages = Vec::new();
+    for (p, home) in patches.iter().zip(homes) {
+        match *home {
+            Home::Map(_) => {}
+            Home::Foreign(page) => pages.push(page),
+            Home::Ours(page) => {
+                let in_file = state.foreign.trusted_off(p.at);
+                let is_fresh = match (&view, in_file) {
+                    (Some(view), Some(off)) => view.load_u32(off) == p.old,
+                    _ => false,
+                };
+                if !is_fresh {
+                    pages.push(page);
+                }
+            }
+        }
+    }
+    pages.sort_unstable();
+    pages.dedup();
+    for page in &pages {
+        state.foreign.forget(*page);
+    }
+    state.foreign.adopt(&pages)
+}
+
+/// Maps one rw view per map touched, and one for all foreign pages.
+fn open_views(
+    state: &State,
+    patches: &[WordPatch],
+    homes: &[Home],
+) -> Result<(Vec<RwView>, Vec<Store>), TextError> {
+    let mut views = Vec::new();
+    let mut view_of: BTreeMap<Option<u64>, usize> = BTreeMap::new();
+    let mut stores = Vec::with_capacity(patches.len());
+    for (p, home) in patches.iter().zip(homes) {
+        let (key, off_bytes) = match *home {
+            Home::Map(start) => (Some(start), Some((p.at.get() - start) as usize)),
+            Home::Ours(_) | Home::Foreign(_) => (None, state.foreign.trusted_off(p.at)),
+        };
+        let off_bytes = off_bytes.ok_or(TextError::Unmapped { addr: p.at })?;
+        let view = match view_of.get(&key) {
+            Some(view) => *view,
+            None => {
+                views.push(open_view(state, key, p.at)?);
+                view_of.insert(key, views.len() - 1);
+                views.len() - 1
+            }
+        };
+        stores.push(Store {
+            view,
+            off_bytes,
+            old: p.old,
+            new: p.new,
+        });
+    }
+    Ok((views, stores))
+}
+
+fn open_view(state: &State, map: Option<u64>, addr: RxAddr) -> Result<RwView, TextError> {
+    match map {
+        Some(start) => match state.maps.get(&start) {
+            Some(entry) => RwView::new(&entry.file, entry.rx.len_bytes),
+            None => Err(TextError::Unmapped { addr }),
+        },
+        None => state.foreign.view()?.ok_or(TextError::Unmapped { addr }),
+    }
+}
+
+/// Makes every hart fetch what was stored at `sites`.
+fn sync(
+    state: &State,
+    mode: SyncMode,
+    sites: &[RxAddr],
+    store_again: impl FnOnce(),
+) -> Result<(), TextError> {
+    let (Some(first), Some(last)) = (sites.iter().min(), sites.iter().max()) else {
+        return Ok(());
+    };
+    let span = RxRange::new(*first, (last.get() - first.get()) as usize + 4);
+    match mode {
+        SyncMode::Flush => flush_icache(span, FlushScope::Process),
+        SyncMode::FlushTwice => {
+            flush_icache(span, FlushScope::Process)?;
+            store_again();
+            flush_icache(span, FlushScope::Process)
+        }
+        SyncMode::Remap => {
+            remap(state, sites)?;
+            flush_icache(span, FlushScope::Process)
+        }
+    }
+}
+
+/// Maps every page that holds one of `sites` over itself.
+fn remap(state: &State, sites: &[RxAddr]) -> Result<(), TextError> {
+    let page_bytes = region::page::size() as u64;
+    let mut pages: Vec<RxAddr> = sites.iter().map(|s| s.align_down(page_bytes)).collect();
+    pages.sort_unstable();
+    pages.dedup();
+    for page in pages {
+        match state.map_of(page) {
+            None => state.foreign.remap(page)?,
+            Some(m) if m.backing == Backing::Hugetlb => {
+                sys::mmap_rx_over(m.rx, &m.file, 0, Sharing::Shared)?;
+            }
+            Some(m) => {
+                let off_bytes = page.get() - m.rx.start.get();
+                let range = RxRange::new(page, page_bytes as usize);
+                sys::mmap_rx_over(range, &m.file, off_bytes, Sharing::Shared)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What a range that nobody can be executing shall hold.
+#[derive(Copy, Clone)]
+pub(crate) enum Content<'a> {
+    Bytes(&'a [u8]),
+    Illegal,
+}
+
+/// Writes ranges of code maps that nobody can be executing; all or none.
+pub(crate) fn write_locked(
+    state: &mut State,
+    writes: &[(RxRange, Content<'_>)],
+) -> Result<(), TextError> {
+    let writes: Vec<_> = writes
+        .iter()
+        .copied()
+        .filter(|(dst, _)| dst.len_bytes > 0)
+        .collect();
+    if writes.is_empty() {
+        return Ok(());
+    }
+    check_ranges(state, &writes)?;
+    let mode = flush::sync_mode_of_maps()?;
+    let mut views: BTreeMap<u64, RwView> = BTreeMap::new();
+    for (dst, _) in &writes {
+        let entry = state.map_of_range(*dst)?;
+        if let Entry::Vacant(vacant) = views.entry(entry.rx.start.get()) {
+            vacant.insert(RwView::new(&entry.file, entry.rx.len_bytes)?);
+        }
+    }
+    let mut undo = Vec::with_capacity(writes.len());
+    for (dst, content) in &writes {
+        let start = state.map_of_range(*dst)?.rx.start.get();
+        let off_bytes = (dst.start.get() - start) as usize;
+        let mut old = vec![0; dst.len_bytes];
+        sys::read_text(dst.start, &mut old);
+        match content {
+            Content::Bytes(src) => views[&start].write(off_bytes, src),
+            Content::Illegal => views[&start].fill_illegal(off_bytes, dst.len_bytes),
+        }
+        undo.push((start, off_bytes, old));
+    }
+    let ends = touched(&writes);
+    // Nobody executes here, so no hart can translate old bytes meanwhile: one store is enough
+    // in every mode.
+    let mode = if mode == SyncMode::FlushTwice {
+        SyncMode::Flush
+    } else {
+        mode
+    };
+    let synced = sync(state, mode, &ends, || ());
+    if synced.is_err() {
+        for (start, off_bytes, old) in &undo {
+            views[start].write(*off_bytes, old);
+        }
+        let _ = sync(state, mode, &ends, || ());
+        return synced;
+    }
+    for (dst, _) in &writes {
+        state.forget_sites(*dst);
+    }
+    Ok(())
+}
+
+/// An address in every page that the ranges touch, and their last bytes' words.
+fn touched(writes: &[(RxRange, Content<'_>)]) -> Vec<RxAddr> {
+    let page_bytes = region::page::size();
+    let mut at = Vec::new();
+    for (dst, _) in writes {
+        at.extend(
+            (0..dst.len_bytes)
+                .step_by(page_bytes)
+                .filter_map(|o| dst.start.checked_add(o as u64)),
+        );
+        at.extend(dst.end().checked_sub(1).map(|last| last.align_down(4)));
+    }
+    at
+}
+
+/// Every range lies in one code map, fits its content, and overlaps no other.
+fn check_ranges(state: &State, writes: &[(RxRange, Content<'_>)]) -> Result<(), TextError> {
+    for (dst, content) in writes {
+        state.map_of_range(*dst)?;
+        if let Content::Bytes(src) = content {
+            if src.len() != dst.len_bytes {
+                return Err(TextError::CopyLength {
+                    dst: *dst,
+                    src_bytes: src.len(),
+                });
+            }
+        }
+    }
+    let mut ranges: Vec<RxRange> = writes.iter().map(|(dst, _)| *dst).collect();
+    ranges.sort_by_key(|r| r.start);
+    match ranges.windows(2).find(|w| w[0].end() > w[1].start) {
+        Some(w) => Err(TextError::Duplicate { site: w[1].start }),
+        None => Ok(()),
+    }
+}
