@@ -1,0 +1,467 @@
+//! One transaction: sites go from the programs they have to the programs they shall have.
+//!
+//! | step | may fail | visible to calls |
+//! | --- | --- | --- |
+//! | draft: find the pad, generate the image, reserve room for image and slot | yes | no |
+//! | publish: copy all of it into packs, one flush | yes | no: nothing leads there |
+//! | prepare: slots that nobody enters are led to their new images | yes | no |
+//! | arm: pads that were nops get their pair of words, closed | yes | no: a closed pad is a nop |
+//! | commit: slots, pads and exit blocks are switched, all or none, one flush | yes | yes |
+//! | conclude: what is not reachable any more is retired | no | no |
+//!
+//! A site that loses all programs is switched off at its pad and keeps its slot until
+//! [`synchronize`](crate::Trampolines::synchronize) takes it apart; so hooking it again costs one
+//! store.
+//!
+//! Source: `bpf_trampoline_update` in the kernel's `kernel/bpf/trampoline.c`.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pack_alloc::{Near, PackAlloc, PackBuf, PackCode};
+use rv64::Features;
+use text::{Pad, PadWords, RxAddr, Switch, WordPatch};
+
+use crate::domain::{LinkId, State};
+use crate::error::TrampError;
+use crate::image::ImageSpec;
+use crate::life::{Exit, Image, Inflight, Retired, Runs, What};
+use crate::model::FuncModel;
+use crate::pin::LibPin;
+use crate::prog::Prog;
+use crate::slot::{self, Retarget, SLOT_BYTES, SlotWords};
+use crate::slow::Desc;
+
+/// How far from its site a slot or an image may lie: what `auipc` reaches, less its rounding.
+const REACH_BYTES: u64 = (1 << 31) - (1 << 12);
+
+/// One hooked function, or one that was.
+#[derive(Debug)]
+pub(crate) struct Site {
+    pub(crate) pad: PadWords,
+    pub(crate) model: Arc<FuncModel>,
+    pub(crate) slot: Slot,
+    pub(crate) links: Vec<(LinkId, Prog)>,
+    /// There is one exactly if there are links.
+    pub(crate) image: Option<Image>,
+    /// Keeps the function's library loaded.
+    pub(crate) pin: Arc<LibPin>,
+}
+
+/// A published slot.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) code: PackCode,
+    pub(crate) words: SlotWords,
+}
+
+/// Makes what sites need.
+#[derive(Debug)]
+pub(crate) struct Maker<'a> {
+    pub(crate) packs: &'a PackAlloc,
+    pub(crate) features: Features,
+}
+
+/// What a site shall become, in buffers.
+#[derive(Debug)]
+pub(crate) struct Draft {
+    goal: Goal,
+    image: Option<ImageDraft>,
+    slot: Option<(PackBuf, SlotWords)>,
+}
+
+#[derive(Debug)]
+struct Goal {
+    func: RxAddr,
+    pad: PadWords,
+    wanted: Wanted,
+}
+
+/// The programs that a function shall have.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    pub(crate) model: Arc<FuncModel>,
+    pub(crate) links: Vec<(LinkId, Prog)>,
+    /// For a function that is not hooked yet.
+    pub(crate) pin: Option<Arc<LibPin>>,
+}
+
+#[derive(Debug)]
+struct ImageDraft {
+    buf: PackBuf,
+    exits: Vec<Exit>,
+    inflight: Box<Inflight>,
+    desc: Box<Desc>,
+}
+
+impl Maker<'_> {
+    /// Makes what `func` needs for `links`, unpublished.
+    pub(crate) fn draft(
+        &self,
+        site: Option<&Site>,
+        func: RxAddr,
+        wanted: Wanted,
+    ) -> Result<Draft, TrampError> {
+        let pad = match site {
+            Some(site) => site.pad,
+            None => Pad::find(func)?.words()?,
+        };
+        if site.is_none_or(|s| s.image.is_none()) {
+            // Another set of hooks may have taken it, also while the site was idle.
+            pad.check_off()?;
+        }
+        let goal = Goal { func, pad, wanted };
+        if goal.wanted.links.is_empty() {
+            return Ok(Draft {
+                goal,
+                image: None,
+                slot: None,
+            });
+        }
+        let image = self.draft_image(&goal)?;
+        let slot = match site {
+            Some(_) => None,
+            None => Some(self.draft_slot(&goal, image.buf.rx().start)?),
+        };
+        Ok(Draft {
+            goal,
+            image: Some(image),
+            slot,
+        })
+    }
+
+    fn draft_image(&self, goal: &Goal) -> Result<ImageDraft, TrampError> {
+        let progs: Vec<Prog> = goal.wanted.links.iter().map(|l| l.1.clone()).collect();
+        let inflight = Box::new(Inflight::default());
+        let mut spec = ImageSpec {
+            func: goal.func,
+            resume: goal.pad.resume,
+            model: &goal.wanted.model,
+            progs: &progs,
+            inflight: inflight.addr(),
+            desc: 0,
+            features: self.features,
+        };
+        let desc = Box::new(spec.descriptor());
+        spec.desc = std::ptr::from_ref(&*desc) as u64;
+        // Jumps to the function are longest when it is far away; literals are aligned alike in
+        // every chunk.
+        let far = goal.pad.resume.get().wrapping_add(REACH_BYTES / 2) & !63;
+        let longest = spec.generate(far)?;
+        let mut buf = self
+            .packs
+            .alloc(longest.bytes.len(), 64, near(goal.pad.hi))?;
+        let code = spec.generate(buf.rx().start.get())?;
+        buf.rw()[..code.bytes.len()].copy_from_slice(&code.bytes);
+        let exits = code.exits.iter().map(|&block| Exit {
+            block,
+            first_word: word_at(&code.bytes, block.at_bytes as usize),
+            runs: Runs::Yes,
+        });
+        Ok(ImageDraft {
+            exits: exits.collect(),
+            buf,
+            inflight,
+            desc,
+        })
+    }
+
+    fn draft_slot(&self, goal: &Goal, image: RxAddr) -> Result<(PackBuf, SlotWords), TrampError> {
+        let mut buf = self.packs.alloc(SLOT_BYTES, 64, near(goal.pad.hi))?;
+        let (bytes, words) = slot::new_slot(buf.rx().start, image)
+            .ok_or(TrampError::OutOfReach { func: goal.func })?;
+        buf.rw()[..SLOT_BYTES].copy_from_slice(&bytes);
+        Ok((buf, words))
+    }
+
+    /// Copies all drafts into their packs, with one flush.
+    pub(crate) fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<SiteChange>, TrampError> {
+        let mut bufs = Vec::new();
+        let mut rests = Vec::new();
+        for Draft { goal, image, slot } in drafts {
+            let slot_words = slot.map(|(buf, words)| {
+                bufs.push(buf);
+                words
+            });
+            let image = image.map(
+                |ImageDraft {
+                     buf,
+                     exits,
+                     inflight,
+                     desc,
+                 }| {
+                    bufs.push(buf);
+                    (exits, inflight, desc)
+                },
+            );
+            rests.push((goal, slot_words, image));
+        }
+        let mut codes = self.packs.finalize_all(bufs)?.into_iter();
+        let changes = rests.into_iter().map(|(goal, slot_words, image)| {
+            let slot = slot_words.and_then(|words| {
+                Some(Slot {
+                    code: codes.next()?,
+                    words,
+                })
+            });
+            let image = image.and_then(|(exits, inflight, desc)| {
+                let links = goal.wanted.links.iter();
+                let progs = links.map(|(id, p)| (id.0, p.clone())).collect();
+                Some(Image {
+                    code: codes.next()?,
+                    exits,
+                    inflight,
+                    _desc: desc,
+                    progs,
+                })
+            });
+            SiteChange { goal, slot, image }
+        });
+        Ok(changes.collect())
+    }
+}
+
+fn near(of: RxAddr) -> Near {
+    Near::Within {
+        of,
+        reach_bytes: REACH_BYTES,
+    }
+}
+
+fn word_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+/// What a site shall become, published but not reached yet.
+#[derive(Debug)]
+pub(crate) struct SiteChange {
+    goal: Goal,
+    /// For a site that had none.
+    slot: Option<Slot>,
+    image: Option<Image>,
+}
+
+/// The stores of one transaction.
+#[derive(Debug)]
+pub(crate) struct Change {
+    sites: Vec<SiteChange>,
+    /// What slots hold after the commit, by function.
+    words: BTreeMap<RxAddr, SlotWords>,
+    /// Have the pads of new sites been armed?
+    armed: Armed,
+}
+
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Armed {
+    No,
+    Yes,
+}
+
+impl Change {
+    pub(crate) fn new(sites: Vec<SiteChange>) -> Self {
+        Change {
+            sites,
+            words: BTreeMap::new(),
+            armed: Armed::No,
+        }
+    }
+
+    /// Everything up to the commit. On error no call goes another way than before.
+    pub(crate) fn store(&mut self, state: &mut State) -> Result<(), TrampError> {
+        let mut commit = self.lead_slots(state)?;
+        text::arm_off_all(&self.to_arm(state))?;
+        self.armed = Armed::Yes;
+        for c in &self.sites {
+            let site = state.sites.get(&c.goal.func);
+            let slot = c.slot.as_ref().or(site.map(|s| &s.slot));
+            let Some(target) = slot.map(|s| s.code.rx().start) else {
+                continue;
+            };
+            match (site.is_some_and(|s| s.image.is_some()), c.image.is_some()) {
+                (false, true) => commit.push(c.goal.pad.switch(target, Switch::On)?),
+                (true, false) => commit.push(c.goal.pad.switch(target, Switch::Off)?),
+                _ => {}
+            }
+        }
+        for link in self.removed_links(state) {
+            commit.extend(images_of(state).flat_map(|i| i.exit_patches(link.0)));
+        }
+        Ok(text::patch_words(&commit)?)
+    }
+
+    /// Pads that must be armed, and for which slot: those of new sites, and those of idle ones that
+    /// another set of hooks has used meanwhile. (Nobody else does now: there is one lock for all.)
+    fn to_arm(&self, state: &State) -> Vec<(PadWords, RxAddr)> {
+        let arm = |c: &SiteChange| {
+            let site = state.sites.get(&c.goal.func);
+            let idle = site.filter(|s| s.image.is_none() && c.image.is_some());
+            let slot = c.slot.as_ref().or(idle.map(|s| &s.slot))?;
+            let target = slot.code.rx().start;
+            let done = idle.is_some() && c.goal.pad.is_armed_off_for(target);
+            (!done).then_some((c.goal.pad, target))
+        };
+        self.sites.iter().filter_map(arm).collect()
+    }
+
+    /// Leads the slots of idle sites to their new images, and prepares those of busy ones; what
+    /// is left to be stored at the commit is returned.
+    fn lead_slots(&mut self, state: &mut State) -> Result<Vec<WordPatch>, TrampError> {
+        let (mut first, mut second, mut commit) = (Vec::new(), Vec::new(), Vec::new());
+        let mut led = Vec::new();
+        for c in &self.sites {
+            let func = c.goal.func;
+            let (Some(site), Some(image)) = (state.sites.get(&func), &c.image) else {
+                continue;
+            };
+            let at = site.slot.code.rx().start;
+            let Retarget {
+                prepare,
+                commit: switch,
+                words,
+            } = slot::retarget(at, site.slot.words, image.code.rx().start)
+                .ok_or(TrampError::OutOfReach { func })?;
+            first.extend(prepare);
+            led.push((func, prepare.map(|p| p.new), words));
+            match site.image.is_some() {
+                true => {
+                    commit.push(switch);
+                    self.words.insert(func, words);
+                }
+                false => second.push(switch),
+            }
+        }
+        text::patch_words(&first)?;
+        for (func, dist, _) in &led {
+            if let (Some(site), Some(dist)) = (state.sites.get_mut(func), dist) {
+                site.slot.words.set_dist(*dist);
+            }
+        }
+        text::patch_words(&second)?;
+        for (func, _, words) in &led {
+            if let (Some(site), false) = (state.sites.get_mut(func), self.words.contains_key(func))
+            {
+                site.slot.words = *words;
+            }
+        }
+        Ok(commit)
+    }
+
+    /// Links that are attached now and will not be.
+    fn removed_links(&self, state: &State) -> Vec<LinkId> {
+        let of_site = |c: &SiteChange| {
+            let has = state
+                .sites
+                .get(&c.goal.func)
+                .map(|s| s.links.clone())
+                .unwrap_or_default();
+            let stays = |id: &LinkId| c.goal.wanted.links.iter().any(|l| l.0 == *id);
+            has.into_iter()
+                .map(|l| l.0)
+                .filter(|id| !stays(id))
+                .collect::<Vec<_>>()
+        };
+        self.sites.iter().flat_map(of_site).collect()
+    }
+
+    /// Brings `state` up to what the text is now.
+    pub(crate) fn conclude(self, state: &mut State, stored: Stored) {
+        match stored {
+            Stored::Yes => self.take_effect(state),
+            Stored::No => self.give_up(state),
+        }
+    }
+
+    fn take_effect(self, state: &mut State) {
+        for link in self.removed_links(state) {
+            images_of_mut(state).for_each(|i| i.exits_patched(link.0));
+            let gone = images_of(state)
+                .flat_map(|i| &i.progs)
+                .filter(|p| p.0 == link.0);
+            gone.for_each(|(_, prog)| prog.state.detach());
+        }
+        for SiteChange { goal, slot, image } in self.sites {
+            let Goal { func, pad, wanted } = goal;
+            match (state.sites.get_mut(&func), slot) {
+                (Some(site), _) => {
+                    site.model = wanted.model;
+                    site.links = wanted.links;
+                    if let Some(words) = self.words.get(&func) {
+                        site.slot.words = *words;
+                    }
+                    let slot = site.slot.code.rx();
+                    let old = std::mem::replace(&mut site.image, image);
+                    state.retired.extend(old.map(|i| Retired::image(i, slot)));
+                }
+                (None, Some(slot)) => {
+                    state
+                        .sites
+                        .insert(func, Site::new(pad, slot, wanted, image));
+                }
+                (None, None) => {}
+            }
+        }
+    }
+
+    /// The commit was refused. A hart may have seen some of it before it was taken back, and a
+    /// prepared slot may lead to a new image: none of the new code is freed at once.
+    fn give_up(self, state: &mut State) {
+        for SiteChange { goal, slot, image } in self.sites {
+            let Goal { func, pad, wanted } = goal;
+            if let (Some(slot), Armed::Yes) = (slot, self.armed) {
+                let idle = Wanted {
+                    links: Vec::new(),
+                    ..wanted
+                };
+                state.sites.insert(func, Site::new(pad, slot, idle, None));
+            }
+            if let Some(image) = image {
+                let slot = state
+                    .sites
+                    .get(&func)
+                    .map_or(image.code.rx(), |s| s.slot.code.rx());
+                state.retired.push(Retired::image(image, slot));
+            }
+        }
+    }
+}
+
+impl Site {
+    fn new(pad: PadWords, slot: Slot, wanted: Wanted, image: Option<Image>) -> Self {
+        let Wanted { model, links, pin } = wanted;
+        Site {
+            pad,
+            model,
+            slot,
+            links,
+            image,
+            pin: pin.unwrap_or_default(),
+        }
+    }
+}
+
+/// Has the commit been stored?
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Stored {
+    Yes,
+    No,
+}
+
+/// Every image that a call can be in.
+fn images_of(state: &State) -> impl Iterator<Item = &Image> {
+    let live = state.sites.values().filter_map(|s| s.image.as_ref());
+    let old = state.retired.iter().filter_map(|r| match &r.what {
+        What::Image(image) => Some(image),
+        What::Slot(..) => None,
+    });
+    live.chain(old)
+}
+
+/// The same, to be changed.
+fn images_of_mut(state: &mut State) -> impl Iterator<Item = &mut Image> {
+    let live = state.sites.values_mut().filter_map(|s| s.image.as_mut());
+    let old = state.retired.iter_mut().filter_map(|r| match &mut r.what {
+        What::Image(image) => Some(image),
+        What::Slot(..) => None,
+    });
+    live.chain(old)
+}

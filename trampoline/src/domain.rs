@@ -1,0 +1,388 @@
+//! Sites, the programs attached to them, and how both change.
+//!
+//! Key types: [`Trampolines`], one set of hooked functions with packs of its own; [`Attach`];
+//! [`LinkId`]. A change of any number of sites is one transaction: everything that can fail is
+//! done before the first word of live text is switched.
+//!
+//! Source: `bpf_trampoline_update`, `bpf_trampoline_link_prog` in the kernel's
+//! `kernel/bpf/trampoline.c`.
+
+#![expect(unsafe_code, reason = "declares the promises of attaching")]
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use pack_alloc::PackAlloc;
+use rv64::Features;
+use text::threads::Patience;
+use text::{ForkMutex, ForkMutexGuard, RxAddr, RxRange};
+
+use crate::change::{Change, Maker, Site, Stored, Wanted};
+use crate::error::TrampError;
+use crate::life::{self, Retired};
+use crate::model::FuncModel;
+use crate::owner::ChangeLock;
+use crate::pin::LibPin;
+use crate::prog::Prog;
+
+/// The most programs that one function can have. Kernel: `BPF_MAX_TRAMP_LINKS`.
+pub const MAX_LINKS: usize = 38;
+
+/// Retired bytes after which a change looks for what can be freed.
+const RECLAIM_BYTES: usize = 128 << 10;
+
+/// Retired bytes after which threads that never seem to sleep are asked where they are.
+const ASK_BYTES: usize = 4 * RECLAIM_BYTES;
+
+/// How long a change waits for their answers.
+const ASK_DEADLINE: Duration = Duration::from_millis(20);
+
+/// Links are numbered through the process, so that one of another set is never mistaken for one's
+/// own.
+static NEXT_LINK: AtomicU64 = AtomicU64::new(1);
+
+/// Names one attached program.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub struct LinkId(pub(crate) u64);
+
+/// A program and where it shall be attached.
+#[derive(Clone, Debug)]
+pub struct Attach {
+    /// The function.
+    pub func: RxAddr,
+    /// Its arguments and return value.
+    pub model: Arc<FuncModel>,
+    /// What runs.
+    pub prog: Prog,
+}
+
+/// Numbers of one [`Trampolines`].
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct TrampStats {
+    /// Functions with at least one program.
+    pub sites: usize,
+    /// Programs attached.
+    pub links: usize,
+    /// Images that calls go through.
+    pub images: usize,
+    /// Images and slots that wait for their grace period.
+    pub retired: usize,
+    /// Bytes of those.
+    pub retired_bytes: usize,
+}
+
+/// Everything that a change changes.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) sites: BTreeMap<RxAddr, Site>,
+    func_of: BTreeMap<LinkId, RxAddr>,
+    pub(crate) retired: Vec<Retired>,
+    /// How many bytes of those are worth the next look; beyond what the last one left.
+    reclaim_at_bytes: usize,
+}
+
+/// A set of hooked functions.
+#[derive(Debug)]
+pub struct Trampolines {
+    packs: Arc<PackAlloc>,
+    features: Features,
+    state: ForkMutex<State>,
+}
+
+/// What functions shall have.
+type Plan = BTreeMap<RxAddr, Wanted>;
+
+impl Trampolines {
+    /// An empty set whose images lie in `packs`.
+    ///
+    /// # Errors
+    /// [`TrampError::UnsupportedHost`] where images cannot run; [`TrampError::Text`] when live
+    /// text cannot be changed here.
+    pub fn new(packs: Arc<PackAlloc>) -> Result<Self, TrampError> {
+        if !cfg!(all(target_arch = "riscv64", target_os = "linux")) {
+            return Err(TrampError::UnsupportedHost);
+        }
+        text::sync_mode()?;
+        crate::owner::register_fork_handlers();
+        Ok(Trampolines {
+            packs,
+            features: Features::RV64GC,
+            state: ForkMutex::default(),
+        })
+    }
+
+    /// Attaches all of `wanted`, or nothing. When it returns, every call that begins afterwards
+    /// runs the programs; the programs of one function run in the order of their attaching.
+    ///
+    /// # Errors
+    /// [`TrampError::TooManyProgs`], [`TrampError::ModelMismatch`], [`TrampError::Layout`],
+    /// [`TrampError::Text`] (no pad, pad taken, out of reach, refused flush), [`TrampError::Pack`]
+    /// (no room), [`TrampError::Reentered`]. Nothing has changed then.
+    ///
+    /// # Safety
+    /// 1. Each function is as its model says, and is called by psABI's rules.
+    /// 2. Each program is a function of the type [`ProgFn`](crate::ProgFn) that may run where its
+    ///    function is called, and its cookie's owner keeps alive what it uses.
+    pub unsafe fn attach(&self, wanted: &[Attach]) -> Result<Vec<LinkId>, TrampError> {
+        // Outlive the lock: see `pin`.
+        let mut unpinned = Vec::new();
+        let pins: BTreeMap<_, _> = wanted
+            .iter()
+            .map(|a| (a.func, Arc::new(LibPin::of(a.func))))
+            .collect();
+        let mut state = self.lock()?;
+        let mut plan = Plan::new();
+        let mut ids = Vec::new();
+        for a in wanted {
+            let id = LinkId(NEXT_LINK.fetch_add(1, Ordering::Relaxed));
+            let goal = plan.entry(a.func).or_insert_with(|| Wanted {
+                pin: pins.get(&a.func).cloned(),
+                ..state.wanted_now(a)
+            });
+            if *goal.model != *a.model {
+                return Err(TrampError::ModelMismatch { func: a.func });
+            }
+            if goal.links.len() == MAX_LINKS {
+                return Err(TrampError::TooManyProgs {
+                    func: a.func,
+                    limit: MAX_LINKS,
+                });
+            }
+            ids.push(id);
+            goal.links.push((id, a.prog.clone()));
+        }
+        self.apply(&mut state, plan)?;
+        state
+            .func_of
+            .extend(ids.iter().zip(wanted).map(|(id, a)| (*id, a.func)));
+        self.reclaim_some(&mut state, &mut unpinned);
+        Ok(ids)
+    }
+
+    /// Detaches all of `links`, or nothing. When it returns, no call that begins afterwards runs
+    /// the programs, and none of them runs at the end of a call that is under way.
+    ///
+    /// # Errors
+    /// [`TrampError::NotAttached`]; else as [`Trampolines::attach`].
+    pub fn detach(&self, links: &[LinkId]) -> Result<(), TrampError> {
+        let mut unpinned = Vec::new();
+        let mut state = self.lock()?;
+        let mut plan = Plan::new();
+        for id in links {
+            let func = *state.func_of.get(id).ok_or(TrampError::NotAttached)?;
+            let site = state.sites.get(&func).ok_or(TrampError::NotAttached)?;
+            let goal = plan.entry(func).or_insert_with(|| site.wanted());
+            goal.links.retain(|(l, _)| l != id);
+        }
+        self.apply(&mut state, plan)?;
+        for id in links {
+            state.func_of.remove(id);
+        }
+        self.reclaim_some(&mut state, &mut unpinned);
+        Ok(())
+    }
+
+    /// Waits until everything that is retired is freed, sites that have no programs left
+    /// included: their pads are nops again. Kernel: `synchronize_rcu_tasks`.
+    ///
+    /// # Errors
+    /// [`TrampError::Text`] with `Stuck` when something is still in use after `patience`: it
+    /// stays retired, and nothing is lost by asking again.
+    pub fn synchronize(&self, patience: Duration) -> Result<(), TrampError> {
+        let end = Instant::now() + patience;
+        let mut round = Duration::from_millis(5);
+        loop {
+            let mut unpinned = Vec::new();
+            {
+                let mut state = self.lock()?;
+                self.dismantle_idle(&mut state)?;
+                let patience = Patience::Signal {
+                    after: round / 2,
+                    deadline: round,
+                };
+                life::reclaim(&mut state.retired, &self.packs, patience, &mut unpinned)?;
+                if state.retired.is_empty() {
+                    return Ok(());
+                }
+                if Instant::now() >= end {
+                    let retired = state.retired.len();
+                    return Err(TrampError::StillInUse { retired });
+                }
+            }
+            drop(unpinned);
+            // Unlocked meanwhile: a program that waits for the lock may be what is in use.
+            std::thread::sleep(Duration::from_millis(1));
+            round = (round * 2).min(Duration::from_millis(200));
+        }
+    }
+
+    /// Detaches whatever is attached: programs whose detaching was refused when nobody could be told.
+    ///
+    /// # Errors
+    /// As [`Trampolines::detach`].
+    pub fn detach_rest(&self) -> Result<(), TrampError> {
+        let links: Vec<LinkId> = self.lock()?.func_of.keys().copied().collect();
+        self.detach(&links)
+    }
+
+    /// Forgets what is attached, and what is retired but still in use, so that dropping this frees none of it. The packs
+    /// must be kept alive too.
+    pub fn leak(&self) {
+        if let Ok(mut state) = self.lock() {
+            std::mem::forget(std::mem::take(&mut *state));
+        }
+    }
+
+    /// Numbers as of now.
+    pub fn stats(&self) -> TrampStats {
+        let Ok(state) = self.lock() else {
+            return TrampStats::default();
+        };
+        let live = state.sites.values().filter(|s| !s.links.is_empty());
+        TrampStats {
+            sites: live.clone().count(),
+            links: live.clone().map(|s| s.links.len()).sum(),
+            images: live.count(),
+            retired: state.retired.len(),
+            retired_bytes: state.retired.iter().map(Retired::bytes).sum(),
+        }
+    }
+
+    /// Where the image of `func` lies now.
+    pub fn image_of(&self, func: RxAddr) -> Option<RxRange> {
+        let state = self.lock().ok()?;
+        state.sites.get(&func)?.image.as_ref().map(|i| i.code.rx())
+    }
+
+    /// Runs `f` under the lock of changes: for what takes locks of the rooms below, which this
+    /// thread may be holding when a program runs in the midst of a change.
+    ///
+    /// # Errors
+    /// [`TrampError::Reentered`]: this is such a program.
+    pub fn exclusively<R>(f: impl FnOnce() -> R) -> Result<R, TrampError> {
+        let _change = ChangeLock::enter().ok_or(TrampError::Reentered)?;
+        Ok(f())
+    }
+
+    fn lock(&self) -> Result<Locked<'_>, TrampError> {
+        let change = ChangeLock::enter().ok_or(TrampError::Reentered)?;
+        Ok(Locked {
+            state: self.state.lock(),
+            _change: change,
+        })
+    }
+
+    fn reclaim_some(&self, state: &mut State, unpinned: &mut Vec<Arc<LibPin>>) {
+        let bytes: usize = state.retired.iter().map(Retired::bytes).sum();
+        if bytes < RECLAIM_BYTES.max(state.reclaim_at_bytes) {
+            return;
+        }
+        // Threads that sleep now and then are seen sleeping sooner or later. Where that does not
+        // happen for long, those that run are asked.
+        let patience = match bytes < ASK_BYTES {
+            true => Patience::PollOnly(Duration::ZERO),
+            false => Patience::Signal {
+                after: Duration::ZERO,
+                deadline: ASK_DEADLINE,
+            },
+        };
+        // What cannot be freed now is freed later; there is nobody to tell.
+        let _ = life::reclaim(&mut state.retired, &self.packs, patience, unpinned);
+        let left: usize = state.retired.iter().map(Retired::bytes).sum();
+        state.reclaim_at_bytes = left + RECLAIM_BYTES / 2;
+    }
+
+    /// Brings the sites of `plan` to the links that it lists.
+    fn apply(&self, state: &mut State, plan: Plan) -> Result<(), TrampError> {
+        let maker = Maker {
+            packs: &self.packs,
+            features: self.features,
+        };
+        let mut drafts = Vec::new();
+        for (func, wanted) in plan {
+            drafts.push(maker.draft(state.sites.get(&func), func, wanted)?);
+        }
+        let mut change = Change::new(maker.publish(drafts)?);
+        let result = change.store(state);
+        change.conclude(
+            state,
+            if result.is_ok() {
+                Stored::Yes
+            } else {
+                Stored::No
+            },
+        );
+        result
+    }
+
+    /// Gives the pads of sites without programs their nops again and retires their slots.
+    fn dismantle_idle(&self, state: &mut State) -> Result<(), TrampError> {
+        let idle: Vec<_> = state
+            .sites
+            .iter()
+            .filter(|(_, s)| s.links.is_empty())
+            .map(|(f, _)| *f)
+            .collect();
+        let pad_of = |f: &RxAddr| {
+            let site = &state.sites[f];
+            (site.pad, site.slot.code.rx().start)
+        };
+        let pads: Vec<_> = idle.iter().map(pad_of).collect();
+        text::restore_off_all(&pads)?;
+        for func in idle {
+            if let Some(site) = state.sites.remove(&func) {
+                state
+                    .retired
+                    .push(Retired::slot(site.slot.code, site.pad.range(), site.pin));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The state, and the lock around all changes.
+struct Locked<'a> {
+    state: ForkMutexGuard<'a, State>,
+    _change: ChangeLock,
+}
+
+impl std::ops::Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.state
+    }
+}
+
+impl std::ops::DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.state
+    }
+}
+
+impl State {
+    /// What the function of `a` has now.
+    fn wanted_now(&self, a: &Attach) -> Wanted {
+        match self.sites.get(&a.func) {
+            Some(site) if !site.links.is_empty() => site.wanted(),
+            _ => Wanted {
+                model: a.model.clone(),
+                links: Vec::new(),
+                pin: None,
+            },
+        }
+    }
+}
+
+impl Site {
+    fn wanted(&self) -> Wanted {
+        Wanted {
+            model: self.model.clone(),
+            links: self.links.clone(),
+            pin: None,
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What can go wrong when a trampoline is made or changed.
+
+use text::RxAddr;
+
+/// Errors of this crate. After each of them everything is as it was before the call.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrampError {
+    /// The site has as many programs as an image can call. Kernel: `-E2BIG`.
+    #[error("{func}: {limit} programs are attached to this function, and no more can be")]
+    TooManyProgs {
+        /// The function.
+        func: RxAddr,
+        /// `BPF_MAX_TRAMP_LINKS`.
+        limit: usize,
+    },
+    /// Two programs on one function describe it by different models. Kernel: `-EINVAL`.
+    #[error("{func}: is attached already with another signature; use the same one")]
+    ModelMismatch {
+        /// The function.
+        func: RxAddr,
+    },
+    /// The link is not attached (any more). Kernel: `-ENOENT`.
+    #[error("this hook is detached already")]
+    NotAttached,
+    /// A handler that runs inside an attach or detach asked for another. Kernel: `-EBUSY`.
+    #[error("hooks are being changed by this very thread; try again when that call is over")]
+    Reentered,
+    /// The image cannot be laid out. Kernel: `-EFBIG`.
+    #[error("the image for {func} cannot be laid out: {source}")]
+    Layout {
+        /// The function.
+        func: RxAddr,
+        /// What the assembler says.
+        source: rv64::AsmError,
+    },
+    /// The function has too many arguments on the stack, or too many session programs. Kernel:
+    /// `-EFBIG`.
+    #[error("{func}: a frame of {size_bytes} bytes is too large; there are too many arguments")]
+    FrameTooLarge {
+        /// The function.
+        func: RxAddr,
+        /// The size that it would have.
+        size_bytes: u32,
+    },
+    /// No pack can be had within 2 GiB of the function. Kernel: `-ERANGE`.
+    #[error("{func}: there is no room for an image within 2 GiB of this function")]
+    OutOfReach {
+        /// The function.
+        func: RxAddr,
+    },
+    /// Images are still in use after the time given. Kernel: `-EBUSY`.
+    #[error("{retired} retired images are still in use; they are freed later")]
+    StillInUse {
+        /// How many.
+        retired: usize,
+    },
+    /// The process cannot run images.
+    #[error("trampolines run on riscv64 Linux only; this process is something else")]
+    UnsupportedHost,
+    /// Text could not be read or changed.
+    #[error(transparent)]
+    Text(#[from] text::TextError),
+    /// No room for the image.
+    #[error(transparent)]
+    Pack(#[from] pack_alloc::PackError),
+}

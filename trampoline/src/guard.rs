@@ -1,0 +1,192 @@
+//! The word per thread that says which image is running programs on it.
+//!
+//! An image that runs programs first looks at its thread's `guard`:
+//!
+//! | guard | means | what the image does |
+//! | --- | --- | --- |
+//! | `tp` | this thread runs no program and is registered | stores its *key* there, runs the programs, stores `tp` again |
+//! | 0 | the thread is new (thread-local memory starts as zero) | the slow path registers it |
+//! | a key | the thread runs a program of that image now | the slow path tells recursion from nesting |
+//!
+//! A *key* is the address of an instruction of the image; the eight bytes before it point to the
+//! image's [`Desc`](crate::slow::Desc). So an image needs one `auipc` to name itself, and the
+//! grace period sees from any thread's guard which image it is in: keys lie in the range of the
+//! image.
+//!
+//! Registered threads stand in a table (`tid`, address of the block), so that a grace period
+//! can look at the guard of a thread that sleeps. Neither registering nor looking allocates from
+//! the heap: both may happen inside a hooked `malloc`.
+//!
+//! Source of the idea: the per-CPU `prog->active` of `kernel/bpf/trampoline.c`, made one word
+//! for all programs of an image.
+
+use std::mem::offset_of;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+/// Nested images that are remembered; deeper nesting counts as recursion.
+pub(crate) const MAX_NESTING: usize = 11;
+
+/// The thread-local block that images read and write, addressed from `tp`. Its words are atomic
+/// because machine code and signal handlers of the same thread change them under our feet; all
+/// accesses are plain loads and stores.
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct ThreadBlock {
+    /// See the module.
+    pub(crate) guard: AtomicU64,
+    /// Byte offset of this thread's line among the in-flight counters.
+    pub(crate) shard_off: AtomicU64,
+    /// Shadow stack: first free frame, and the last place where a frame may start; 0 if none.
+    pub(crate) shadow_next: AtomicU64,
+    pub(crate) shadow_last: AtomicU64,
+    /// Keys of the images whose programs were interrupted by the one in `guard`.
+    pub(crate) depth: AtomicU64,
+    pub(crate) nested: [AtomicU64; MAX_NESTING],
+}
+
+/// Bytes reserved by the assembly below.
+#[cfg(all(target_arch = "riscv64", target_os = "linux"))]
+const BLOCK_BYTES: usize = size_of::<ThreadBlock>();
+const _: () = assert!(size_of::<ThreadBlock>() == 128);
+pub(crate) const GUARD_OFF: i32 = offset_of!(ThreadBlock, guard) as i32;
+pub(crate) const SHARD_OFF: i32 = offset_of!(ThreadBlock, shard_off) as i32;
+pub(crate) const SHADOW_NEXT_OFF: i32 = offset_of!(ThreadBlock, shadow_next) as i32;
+pub(crate) const SHADOW_LAST_OFF: i32 = offset_of!(ThreadBlock, shadow_last) as i32;
+
+pub(crate) use imp::{block, errno_tp_off, thread_tp_off};
+
+#[cfg(all(target_arch = "riscv64", target_os = "linux"))]
+#[expect(
+    unsafe_code,
+    reason = "a thread-local block that machine code shares, found from tp"
+)]
+mod imp {
+    use super::{BLOCK_BYTES, ThreadBlock};
+    use std::arch::{asm, global_asm};
+
+    // The block lies in the static TLS of whatever object holds this crate (initial-exec model),
+    // so its distance from `tp` is one number for all threads. A shared object that is opened
+    // late gets it from the dynamic linker's surplus, or is refused by the dynamic linker.
+    global_asm!(
+        ".section .tbss.rvbpf_thread_block_0_1,\"awT\",@nobits",
+        ".balign 64",
+        ".hidden rvbpf_thread_block_0_1",
+        ".globl rvbpf_thread_block_0_1",
+        ".type rvbpf_thread_block_0_1, @object",
+        ".size rvbpf_thread_block_0_1, {bytes}",
+        "rvbpf_thread_block_0_1: .zero {bytes}",
+        ".previous",
+        ".section .text.rvbpf_thread_tp_off_0_1,\"ax\",@progbits",
+        ".hidden rvbpf_thread_tp_off_0_1",
+        ".globl rvbpf_thread_tp_off_0_1",
+        ".type rvbpf_thread_tp_off_0_1, @function",
+        "rvbpf_thread_tp_off_0_1:",
+        "la.tls.ie a0, rvbpf_thread_block_0_1",
+        "ret",
+        ".size rvbpf_thread_tp_off_0_1, . - rvbpf_thread_tp_off_0_1",
+        ".previous",
+        bytes = const BLOCK_BYTES,
+    );
+
+    unsafe extern "C" {
+        safe fn rvbpf_thread_tp_off_0_1() -> i64;
+    }
+
+    fn tp() -> u64 {
+        let tp: u64;
+        // SAFETY:
+        // 1. Copies a register; touches no memory.
+        unsafe { asm!("mv {}, tp", out(reg) tp, options(nomem, nostack, preserves_flags)) };
+        tp
+    }
+
+    /// Distance of the block from `tp`, the same for every thread.
+    pub(crate) fn thread_tp_off() -> i64 {
+        rvbpf_thread_tp_off_0_1()
+    }
+
+    /// Distance of `errno` from `tp`; C libraries keep it in static TLS.
+    pub(crate) fn errno_tp_off() -> i64 {
+        // SAFETY:
+        // 1. `__errno_location` has no preconditions.
+        let errno = unsafe { libc::__errno_location() };
+        (errno as u64).wrapping_sub(tp()) as i64
+    }
+
+    /// This thread's block; not to be kept beyond the caller.
+    pub(crate) fn block() -> &'static ThreadBlock {
+        let at = tp().wrapping_add_signed(thread_tp_off()) as *const ThreadBlock;
+        // SAFETY:
+        // 1. The block lies in this thread's static TLS, which lives as long as the thread runs.
+        // 2. It is aligned and zeroed by the section above, and zeros are a valid block; all its
+        //    words are atomic.
+        unsafe { &*at }
+    }
+}
+
+#[cfg(not(all(target_arch = "riscv64", target_os = "linux")))]
+mod imp {
+    use super::ThreadBlock;
+
+    // Enough for the parts that other hosts can test: nothing runs in an image there.
+    thread_local! {
+        static BLOCK: &'static ThreadBlock = Box::leak(Box::default());
+    }
+
+    pub(crate) fn thread_tp_off() -> i64 {
+        64
+    }
+
+    pub(crate) fn errno_tp_off() -> i64 {
+        256
+    }
+
+    pub(crate) fn block() -> &'static ThreadBlock {
+        BLOCK.with(|b| *b)
+    }
+}
+
+/// What `guard` holds while no program runs: the thread pointer on riscv64. `block_addr` is the
+/// address of the block in its thread.
+pub(crate) fn idle_value(block_addr: u64) -> u64 {
+    block_addr.wrapping_sub(thread_tp_off() as u64)
+}
+
+impl ThreadBlock {
+    /// Where it is.
+    pub(crate) fn addr(&self) -> u64 {
+        std::ptr::from_ref(self) as u64
+    }
+
+    /// Is a key that `in_image` knows among the images whose programs the thread runs?
+    pub(crate) fn runs(&self, idle: u64, in_image: impl Fn(u64) -> bool) -> bool {
+        let guard = self.guard.load(Relaxed);
+        let depth = (self.depth.load(Relaxed) as usize).min(MAX_NESTING);
+        let nested = &self.nested[..depth];
+        guard != 0
+            && ((guard != idle && in_image(guard))
+                || nested.iter().any(|k| in_image(k.load(Relaxed))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_found_at_every_level() {
+        let b = ThreadBlock::default();
+        let mine = |k| (100..200).contains(&k);
+        assert!(!b.runs(5, mine));
+        b.guard.store(5, Relaxed);
+        assert!(!b.runs(5, mine));
+        b.guard.store(150, Relaxed);
+        assert!(b.runs(5, mine));
+        b.guard.store(300, Relaxed);
+        b.nested[0].store(150, Relaxed);
+        assert!(!b.runs(5, mine), "a level above the depth is stale");
+        b.depth.store(1, Relaxed);
+        assert!(b.runs(5, mine));
+    }
+}

@@ -1,0 +1,44 @@
+//! Trampolines for native RV64 functions: what the kernel's BPF trampoline is, in user space.
+//!
+//! An *image* serves one function and all programs attached to it: fentry programs, then fmod_ret
+//! programs, the function, then fexit programs; session programs run at both ends. The function
+//! and its caller see what they would see unhooked, bit for bit, in the whole LP64D ABI.
+//!
+//! | module | what it is |
+//! | --- | --- |
+//! | [`model`] | where a function's arguments and return value are |
+//! | [`frame`] | the frame of an image, as data |
+//! | `image` | codegen |
+//! | `guard`, `table`, `slow` | the word per thread that tells recursion, nesting and grace periods |
+//! | `shadow` | frames of images whose function must see the caller's stack pointer |
+//! | `slot` | one word that leads a site to its image |
+//! | `life` | when an image can be freed |
+//! | `domain`, `change`, `owner`, `pin` | [`Trampolines`]: attach and detach as transactions |
+//!
+//! Neighbours: `rv64` encodes, `text` finds and changes sites and watches threads, `pack_alloc`
+//! holds images. Source: the kernel's `kernel/bpf/trampoline.c`,
+//! `arch/riscv/net/bpf_jit_comp64.c`.
+
+mod change;
+mod domain;
+mod emit;
+mod error;
+mod flags;
+pub mod frame;
+mod guard;
+mod image;
+mod life;
+pub mod model;
+mod owner;
+mod pin;
+mod prog;
+mod shadow;
+mod slot;
+mod slow;
+mod table;
+
+pub use domain::{Attach, LinkId, MAX_LINKS, TrampStats, Trampolines};
+pub use error::TrampError;
+pub use flags::TrampFlags;
+pub use model::FuncModel;
+pub use prog::{Needs, Owner, Prog, ProgFn, ProgKind, ProgState, RetFrom, meta};

@@ -1,0 +1,85 @@
+//! The lock under which hooks are changed, and who holds it.
+//!
+//! One lock for the process, held across `fork`, so that a child never finds a change half done.
+//! A program that runs inside an attach or detach of its own thread (because that allocates, and
+//! `malloc` is hooked) and wants to change hooks would wait for itself: [`ChangeLock::enter`]
+//! refuses instead.
+
+#![expect(
+    unsafe_code,
+    reason = "pthread_atfork and a mutex held from one handler to the next"
+)]
+
+use std::sync::Once;
+use std::sync::atomic::{AtomicI32, Ordering};
+
+use text::{ForkMutex, ForkMutexGuard};
+
+use crate::table;
+
+static LOCK: ForkMutex<()> = ForkMutex::new(());
+/// The thread that holds the lock, 0: none.
+static OWNER: AtomicI32 = AtomicI32::new(0);
+
+/// Proof that this thread may change hooks.
+pub(crate) struct ChangeLock(#[expect(dead_code, reason = "held")] ForkMutexGuard<'static, ()>);
+
+impl ChangeLock {
+    /// Waits for the lock; `None` when this thread holds it already.
+    pub(crate) fn enter() -> Option<Self> {
+        let me = table::gettid();
+        if OWNER.load(Ordering::Relaxed) == me {
+            return None;
+        }
+        let guard = LOCK.lock();
+        OWNER.store(me, Ordering::Relaxed);
+        Some(ChangeLock(guard))
+    }
+}
+
+impl Drop for ChangeLock {
+    fn drop(&mut self) {
+        OWNER.store(0, Ordering::Relaxed);
+    }
+}
+
+/// Registers the handlers, once. They must run outside of `text`'s and the packs', so these are
+/// registered first by whoever made a pack allocator before.
+pub(crate) fn register_fork_handlers() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // SAFETY: 1. the handlers are functions that stay for the life of the process.
+        unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+    });
+}
+
+unsafe extern "C" fn prepare() {
+    // A program that forks inside a change of its own thread: the lock is held already.
+    if OWNER.load(Ordering::Relaxed) != table::gettid() {
+        std::mem::forget(LOCK.lock());
+        OWNER.store(-table::gettid(), Ordering::Relaxed);
+    }
+}
+
+fn leave(held_by: i32) {
+    if OWNER.load(Ordering::Relaxed) == -held_by {
+        OWNER.store(0, Ordering::Relaxed);
+        // SAFETY: 1. `prepare` locked it on this thread and forgot the guard.
+        unsafe { LOCK.force_unlock() };
+    }
+}
+
+unsafe extern "C" fn parent() {
+    leave(table::gettid());
+}
+
+unsafe extern "C" fn child() {
+    // The child's only thread has another id than the one that prepared.
+    let owner = OWNER.load(Ordering::Relaxed);
+    table::after_fork_in_child();
+    match owner.signum() {
+        -1 => leave(-owner),
+        1 => OWNER.store(table::gettid(), Ordering::Relaxed),
+        _ => {}
+    }
+}

@@ -1,0 +1,55 @@
+//! Keeps a library loaded while its functions are hooked.
+//!
+//! `dlclose` of a library whose text holds a site must not unmap the text under the hook: a site
+//! holds a reference of its own, as another `dlopen` would. The dynamic linker's lock is taken
+//! here, and a constructor that runs under that lock may be hooking functions itself; so pins are
+//! taken before, and given back after, the lock under which hooks are changed.
+
+#![expect(unsafe_code, reason = "dladdr, dlopen, dlclose")]
+
+use std::ffi::c_void;
+use std::mem::MaybeUninit;
+use std::ptr::NonNull;
+
+use text::RxAddr;
+
+/// One reference to the library that holds a function; `None` inside: the function is in none, or
+/// in one that cannot be closed.
+#[derive(Debug, Default)]
+pub(crate) struct LibPin(Option<NonNull<c_void>>);
+
+// SAFETY: 1. The handle is a token for `dlclose`, which any thread may call.
+unsafe impl Send for LibPin {}
+
+// SAFETY: 1. A shared reference gives access to nothing.
+unsafe impl Sync for LibPin {}
+
+impl LibPin {
+    /// A reference to the library that holds `func`.
+    pub(crate) fn of(func: RxAddr) -> Self {
+        let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
+        // SAFETY: 1. any address may be asked for. 2. `info` is writable.
+        let found = unsafe { libc::dladdr(func.get() as *const c_void, info.as_mut_ptr()) };
+        // SAFETY: 1. zero bytes are a valid `Dl_info`.
+        let info = unsafe { info.assume_init() };
+        if found == 0 || info.dli_fname.is_null() {
+            return LibPin(None);
+        }
+        let only_a_reference = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
+        // SAFETY:
+        // 1. `dli_fname` is the name of a loaded object; the caller keeps that loaded for now.
+        // 2. RTLD_NOLOAD loads nothing, so no constructor runs.
+        LibPin(NonNull::new(unsafe {
+            libc::dlopen(info.dli_fname, only_a_reference)
+        }))
+    }
+}
+
+impl Drop for LibPin {
+    fn drop(&mut self) {
+        if let Some(handle) = self.0 {
+            // SAFETY: 1. the handle is ours and is given back once.
+            unsafe { libc::dlclose(handle.as_ptr()) };
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! The table of registered threads: which kernel thread has which [`ThreadBlock`].
+//!
+//! Entries live in slabs from `mmap`, never freed, so that reading needs no lock. An entry's
+//! `tid` is 0 (free), [`CLAIMED`] (somebody writes it) or the thread's id.
+
+#![expect(
+    unsafe_code,
+    reason = "slabs from mmap, reached through raw pointers by all threads"
+)]
+
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
+
+use crate::guard::{self, ThreadBlock};
+use crate::shadow;
+
+const CLAIMED: i32 = -1;
+const SLAB_ENTRIES: usize = 510;
+
+/// Lines of an in-flight counter; a thread uses one of them.
+pub(crate) const SHARDS: usize = 8;
+/// Bytes of such a line.
+pub(crate) const SHARD_BYTES: usize = 64;
+
+#[derive(Debug)]
+struct Entry {
+    tid: AtomicI32,
+    /// Address of the thread's block.
+    block: AtomicU64,
+    /// Lowest address of the thread's shadow stack, 0 if it has none.
+    shadow: AtomicU64,
+}
+
+#[derive(Debug)]
+struct Slab {
+    next: AtomicPtr<Slab>,
+    entries: [Entry; SLAB_ENTRIES],
+}
+
+static HEAD: AtomicPtr<Slab> = AtomicPtr::new(ptr::null_mut());
+
+fn slabs() -> impl Iterator<Item = &'static Slab> {
+    let mut at = HEAD.load(Ordering::Acquire);
+    std::iter::from_fn(move || {
+        // SAFETY:
+        // 1. Slabs are published whole by `add_slab` and never unmapped.
+        let slab = unsafe { at.as_ref() }?;
+        at = slab.next.load(Ordering::Acquire);
+        Some(slab)
+    })
+}
+
+fn entries() -> impl Iterator<Item = &'static Entry> {
+    slabs().flat_map(|s| &s.entries)
+}
+
+pub(crate) fn gettid() -> i32 {
+    // SAFETY: 1. no preconditions.
+    unsafe { libc::gettid() }
+}
+
+/// Puts the calling thread into the table. Safe in signal handlers. `None` when there is no
+/// memory for a slab: the thread must then not run programs, since a grace period could not see
+/// that it does.
+#[must_use]
+pub(crate) fn register(block: &ThreadBlock) -> Option<()> {
+    let tid = gettid();
+    let (index, entry) = claim(tid)?;
+    entry.block.store(block.addr(), Ordering::Relaxed);
+    entry.tid.store(tid, Ordering::Release);
+    let shard_off = (index % SHARDS * SHARD_BYTES) as u64;
+    block.shard_off.store(shard_off, Ordering::Relaxed);
+    Some(())
+}
+
+/// Claims the entry that a dead thread of the same id left, else a free one, else one of a new
+/// slab.
+fn claim(tid: i32) -> Option<(usize, &'static Entry)> {
+    let take = |from: i32| {
+        entries().enumerate().find(|(_, e)| {
+            e.tid.load(Ordering::Relaxed) == from
+                && e.tid
+                    .compare_exchange(from, CLAIMED, Ordering::Acquire, Ordering::Relaxed)
+                    .is_ok()
+        })
+    };
+    loop {
+        if let Some(found) = take(tid).or_else(|| take(0)) {
+            return Some(found);
+        }
+        add_slab()?;
+    }
+}
+
+fn add_slab() -> Option<()> {
+    // SAFETY: 1. a fresh anonymous mapping disturbs nothing.
+    let mem = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            size_of::<Slab>(),
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
+            -1,
+            0,
+        )
+    };
+    if mem == libc::MAP_FAILED {
+        return None;
+    }
+    let new = mem.cast::<Slab>();
+    let mut head = HEAD.load(Ordering::Acquire);
+    loop {
+        // SAFETY:
+        // 1. Zero bytes from the kernel are a valid `Slab`; it is never unmapped.
+        let slab = unsafe { &*new };
+        slab.next.store(head, Ordering::Relaxed);
+        match HEAD.compare_exchange(head, new, Ordering::Release, Ordering::Acquire) {
+            Ok(_) => return Some(()),
+            Err(now) => head = now,
+        }
+    }
+}
+
+/// Remembers the shadow stack of the calling thread, or finds the one that an earlier thread of
+/// this entry left.
+pub(crate) fn shadow_of_this_thread() -> Option<&'static AtomicU64> {
+    let (tid, block) = (gettid(), guard::block().addr());
+    let mine = |e: &&Entry| {
+        e.tid.load(Ordering::Acquire) == tid && e.block.load(Ordering::Relaxed) == block
+    };
+    entries().find(mine).map(|e| &e.shadow)
+}
+
+/// Does a thread that does not run now (the caller has made sure) run programs of one of the
+/// images that `in_image` knows?
+pub(crate) fn is_busy(tid: i32, in_image: &dyn Fn(u64) -> bool) -> bool {
+    let blocks = entries().filter(|e| e.tid.load(Ordering::Acquire) == tid);
+    blocks.map(|e| e.block.load(Ordering::Relaxed)).any(|at| {
+        let copy = read_block(at);
+        let idle = guard::idle_value(at);
+        copy.is_some_and(|b| b.runs(idle, in_image))
+    })
+}
+
+/// The same for the calling thread. Safe in signal handlers.
+pub(crate) fn is_busy_here(in_image: impl Fn(u64) -> bool) -> bool {
+    let block = guard::block();
+    block.runs(guard::idle_value(block.addr()), in_image)
+}
+
+/// Copies a block of another thread, whose memory may be gone by now.
+fn read_block(at: u64) -> Option<ThreadBlock> {
+    let mut copy = std::mem::MaybeUninit::<ThreadBlock>::uninit();
+    let (pid, len) = (std::process::id() as i32, size_of::<ThreadBlock>());
+    let local = libc::iovec {
+        iov_base: copy.as_mut_ptr().cast(),
+        iov_len: len,
+    };
+    let remote = libc::iovec {
+        iov_base: at as *mut libc::c_void,
+        iov_len: len,
+    };
+    // SAFETY:
+    // 1. `local` is `len` writable bytes.
+    // 2. The kernel checks `remote`; memory that is gone is an error, not a fault.
+    let got = unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
+    // SAFETY: 1. all bytes were written when the kernel says so; any bytes are a block.
+    (got == len as isize).then(|| unsafe { copy.assume_init() })
+}
+
+/// Gives entries of threads that have ended back, and their shadow stacks.
+pub(crate) fn sweep() {
+    for e in entries() {
+        let tid = e.tid.load(Ordering::Acquire);
+        if tid <= 0 || is_alive(tid) {
+            continue;
+        }
+        let claimed = e
+            .tid
+            .compare_exchange(tid, CLAIMED, Ordering::Acquire, Ordering::Relaxed);
+        if claimed.is_ok() {
+            shadow::unmap(e.shadow.swap(0, Ordering::Relaxed));
+            e.tid.store(0, Ordering::Release);
+        }
+    }
+}
+
+fn is_alive(tid: i32) -> bool {
+    let pid = std::process::id() as i32;
+    // SAFETY: 1. signal 0 only asks.
+    let gone = unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) } != 0;
+    !gone || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+}
+
+/// In the child of a fork: the one thread has a new id.
+pub(crate) fn after_fork_in_child() {
+    let block = guard::block().addr();
+    let tid = gettid();
+    for e in entries().filter(|e| e.tid.load(Ordering::Relaxed) > 0) {
+        if e.block.load(Ordering::Relaxed) == block {
+            e.tid.store(tid, Ordering::Release);
+        }
+    }
+}
