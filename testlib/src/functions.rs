@@ -1,0 +1,133 @@
+//! The hand-written functions of `c/functions.c`, `c/sites.c`, `c/pads.S` and `c/gate.S`.
+//!
+//! All have a pad of five 2-byte nops unless they say otherwise.
+#![expect(unsafe_code, reason = "declares C functions")]
+
+use std::ffi::{c_int, c_long, c_void};
+
+/// Two integer registers in, two out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// First.
+    pub a: c_long,
+    /// Second.
+    pub b: c_long,
+}
+
+/// Two floating-point registers in, two out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Point {
+    /// First.
+    pub x: f64,
+    /// Second.
+    pub y: f64,
+}
+
+/// One integer and one floating-point register.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Tagged {
+    /// First.
+    pub tag: c_int,
+    /// Second.
+    pub value: f32,
+}
+
+/// By reference, in and out.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Big {
+    /// 48 bytes.
+    pub v: [c_long; 6],
+}
+
+unsafe extern "C" {
+    /// `a + b`, wrapping is undefined.
+    pub safe fn tl_add2(a: c_int, b: c_int) -> c_int;
+    /// `a + 2b + … + 12l`: eight arguments in registers, four on the stack.
+    pub safe fn tl_weigh12(
+        a: c_long,
+        b: c_long,
+        c: c_long,
+        d: c_long,
+        e: c_long,
+        f: c_long,
+        g: c_long,
+        h: c_long,
+        i: c_long,
+        j: c_long,
+        k: c_long,
+        l: c_long,
+    ) -> c_long;
+    /// `a * b + c`.
+    pub safe fn tl_mul_add(a: f64, b: f32, c: f64) -> f64;
+    /// `x / 2`.
+    pub safe fn tl_halve(x: f32) -> f32;
+    /// `a + b`.
+    pub safe fn tl_pair_sum(p: Pair) -> c_long;
+    /// Quotient and remainder; `b` is not 0.
+    pub fn tl_divmod(a: c_long, b: c_long) -> Pair;
+    /// `(y, x)`.
+    pub safe fn tl_swap(p: Point) -> Point;
+    /// The new tag, and the value plus 1.
+    pub safe fn tl_retag(t: Tagged, tag: c_int) -> Tagged;
+    /// Each element times `k`.
+    pub safe fn tl_big_scale(b: Big, k: c_long) -> Big;
+    /// The sum of `n` `long`s.
+    pub fn tl_sum(n: c_int, ...) -> c_long;
+    /// The sum of `n` `double`s.
+    pub fn tl_sum_doubles(n: c_int, ...) -> f64;
+    /// Fibonacci by two recursive calls that go through the entry: `2 * fib(n + 1) - 1` calls for
+    /// `n >= 1` with `fib(1) = fib(2) = 1`.
+    pub safe fn tl_fib(n: u64) -> u64;
+    /// `callback(arg) + 1`.
+    pub fn tl_call(
+        callback: extern "C-unwind" fn(*mut c_void) -> c_long,
+        arg: *mut c_void,
+    ) -> c_long;
+    /// Sets `errno`, returns the old one.
+    pub safe fn tl_set_errno(value: c_int) -> c_int;
+    /// `errno`.
+    pub safe fn tl_get_errno() -> c_int;
+    /// Sets `fcsr`, returns the old one.
+    pub fn tl_set_fcsr(value: u64) -> u64;
+    /// `fcsr`.
+    pub safe fn tl_get_fcsr() -> u64;
+    /// Blocks in `read`; the byte, or -1 at the end or on an error.
+    pub safe fn tl_read_byte(fd: c_int) -> c_long;
+    /// Spins until `*stop` is not 0; how many turns that took.
+    pub fn tl_spin_until(stop: *const c_int) -> u64;
+    /// `longjmp` out of [`tl_jump`], a hookable call, back into this one. Returns `value`, 1 for 0.
+    pub safe fn tl_catch_jump(value: c_int) -> c_int;
+    /// Only called by [`tl_catch_jump`]; here so that it can be hooked.
+    pub fn tl_jump(value: c_int);
+
+    /// `x + i` for `tl_sites[i]`.
+    pub safe static tl_sites: [extern "C" fn(c_long) -> c_long; 128];
+
+    /// `a + b`. The pad begins at 0 mod 4.
+    pub safe fn tl_pad_at_0_mod_4(a: c_long, b: c_long) -> c_long;
+    /// `a + b`. The pad begins at 2 mod 4.
+    pub safe fn tl_pad_at_2_mod_4(a: c_long, b: c_long) -> c_long;
+    /// `a + b`. Five 4-byte nops, as without the C extension.
+    pub safe fn tl_pad_of_wide_nops(a: c_long, b: c_long) -> c_long;
+    /// `a + b`. Four 2-byte nops at 0 mod 4: exactly two aligned words.
+    pub safe fn tl_pad_just_enough(a: c_long, b: c_long) -> c_long;
+    /// `a + b`. Four 2-byte nops at 2 mod 4: one aligned word, and that is too short.
+    pub safe fn tl_pad_just_too_short(a: c_long, b: c_long) -> c_long;
+    /// `a + b`. Two 2-byte nops.
+    pub safe fn tl_pad_too_short(a: c_long, b: c_long) -> c_long;
+    /// `a + b`. Two nops before the entry, three after it; listed with the first of the two.
+    pub safe fn tl_pad_around_entry(a: c_long, b: c_long) -> c_long;
+    /// `a + b`. The pad holds a jump over itself.
+    pub safe fn tl_pad_taken(a: c_long, b: c_long) -> c_long;
+    /// `a + b`. No pad.
+    pub safe fn tl_no_pad(a: c_long, b: c_long) -> c_long;
+    /// `a + b`. A pad, but the symbol says vector calling convention (`STO_RISCV_VARIANT_CC`).
+    pub safe fn tl_variant_cc(a: c_long, b: c_long) -> c_long;
+
+    /// Overwrites every integer and floating-point register that a call may change. No pad.
+    pub safe fn tl_clobber();
+}
