@@ -1,0 +1,191 @@
+//! The runtime: packs, hooked functions, and numbers about both.
+
+#![expect(
+    unsafe_code,
+    reason = "declares the promises under which functions are hooked"
+)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
+use text::{Pad, RxAddr};
+use trampoline::{FuncModel, TrampStats, Trampolines};
+
+use crate::error::Error;
+use crate::func::{HookFn, Untyped};
+use crate::glue::Site;
+use crate::hook::{self, Hook, HookBuilder};
+
+/// How long dropping the last handle of a runtime waits for images to be left.
+const LAST_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Hooks functions of this process. Cheap to clone; hooks keep it alive.
+///
+/// Runtimes know nothing of each other: a function that one of them has hooked is refused to
+/// another.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) tramps: Trampolines,
+    packs: Arc<PackAlloc>,
+}
+
+/// Settings of a runtime.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Builder {
+    config: Config,
+}
+
+/// Numbers of a runtime.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Hooked functions, programs, images, and what waits to be freed.
+    pub tramps: TrampStats,
+    /// Code memory.
+    pub packs: PackStats,
+}
+
+impl Builder {
+    /// At most so many packs of 2 MiB.
+    pub fn max_packs(mut self, packs: usize) -> Self {
+        self.config.max_packs = Some(packs);
+        self
+    }
+
+    /// Whether packs shall lie in huge pages.
+    pub fn huge(mut self, huge: HugePolicy) -> Self {
+        self.config.huge = huge;
+        self
+    }
+
+    /// Makes the runtime.
+    ///
+    /// # Errors
+    /// [`Error::Tramp`] where hooks cannot work: not riscv64 Linux, or an emulator whose stale
+    /// code cannot be dealt with.
+    pub fn build(self) -> Result<Runtime, Error> {
+        let packs = Trampolines::exclusively(|| Arc::new(PackAlloc::new(self.config)))?;
+        let tramps = Trampolines::new(packs.clone())?;
+        Ok(Runtime {
+            inner: Arc::new(Inner { tramps, packs }),
+        })
+    }
+}
+
+impl Runtime {
+    /// A runtime with the usual settings.
+    ///
+    /// # Errors
+    /// As [`Builder::build`].
+    pub fn new() -> Result<Self, Error> {
+        Self::builder().build()
+    }
+
+    /// Settings first.
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// Begins a hook of `f`, an `extern "C"` function pointer.
+    ///
+    /// # Errors
+    /// [`Error::Tramp`]: no pad, pad taken, vector calling convention and so on;
+    /// [`Error::Model`]: a signature that cannot be passed.
+    ///
+    /// # Safety
+    /// 1. `f` points to a function of this very type.
+    pub unsafe fn hook<F: HookFn>(&self, f: F) -> Result<HookBuilder<F>, Error> {
+        let model = f.model()?;
+        self.begin(f.addr(), model)
+    }
+
+    /// Begins a hook of the function at `addr`, described by `model`
+    /// ([`FuncModel::untyped`] if nothing is known of it).
+    ///
+    /// # Errors
+    /// As [`Runtime::hook`].
+    ///
+    /// # Safety
+    /// 1. If there is a function at `addr`, it is as `model` says.
+    pub unsafe fn hook_addr(
+        &self,
+        addr: *const (),
+        model: FuncModel,
+    ) -> Result<HookBuilder<Untyped>, Error> {
+        self.begin(Untyped(addr as u64).addr(), Arc::new(model))
+    }
+
+    fn begin<F: HookFn>(&self, addr: u64, model: Arc<FuncModel>) -> Result<HookBuilder<F>, Error> {
+        let func = RxAddr::new(addr);
+        Trampolines::exclusively(|| Pad::find(func)?.words())??;
+        let site = Site {
+            func,
+            model,
+            panics: Arc::default(),
+        };
+        Ok(HookBuilder::new(self.clone(), site))
+    }
+
+    /// Attaches the programs of all builders, or none, with a constant number of flushes.
+    ///
+    /// # Errors
+    /// As [`HookBuilder::attach`]; builders of another runtime are attached by this one.
+    pub fn attach_all<F: HookFn>(
+        &self,
+        builders: impl IntoIterator<Item = HookBuilder<F>>,
+    ) -> Result<Vec<Hook>, Error> {
+        self.inner
+            .attach(builders.into_iter().map(HookBuilder::into_parts).collect())
+    }
+
+    /// Detaches all of `hooks`, which are this runtime's, or none, with a constant number of
+    /// flushes.
+    ///
+    /// # Errors
+    /// As [`Hook::detach`].
+    pub fn detach_all<'h>(&self, hooks: impl IntoIterator<Item = &'h Hook>) -> Result<(), Error> {
+        hook::detach_all(hooks)
+    }
+
+    /// Waits until the code of everything that was detached is freed. Nobody has to call this:
+    /// code is freed along the way; but afterwards the numbers are exact.
+    ///
+    /// # Errors
+    /// [`Error::Tramp`] with `StillInUse` when threads are still inside hooked calls after
+    /// `patience`; nothing is lost.
+    #[doc(alias = "synchronize_rcu_tasks")]
+    pub fn synchronize(&self, patience: Duration) -> Result<(), Error> {
+        Ok(self.inner.tramps.synchronize(patience)?)
+    }
+
+    /// Numbers as of now; all zero for a program that runs in the midst of a change of its own
+    /// thread.
+    pub fn stats(&self) -> Stats {
+        Stats {
+            tramps: self.inner.tramps.stats(),
+            packs: Trampolines::exclusively(|| self.inner.packs.stats()).unwrap_or_default(),
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        // No hook is left: each holds this. Programs may be, if the kernel refused to let the last
+        // handle detach them. What can be reached, or threads are still in, cannot be unmapped.
+        let left = self.tramps.detach_rest();
+        if left
+            .and_then(|()| self.tramps.synchronize(LAST_PATIENCE))
+            .is_err()
+        {
+            self.tramps.leak();
+            std::mem::forget(self.packs.clone());
+        }
+    }
+}
