@@ -1,0 +1,271 @@
+//! `cargo xtask test`: the host's tests, then the same and more in the VM.
+//!
+//! Key type: [`Selection`]. Neighbours: `lab` builds and runs, `report` counts;
+//! [`lab_init::runner`] lists, limits and kills.
+
+use std::path::Path;
+
+use anyhow::Result;
+use clap::ValueEnum;
+use lab_init::job::{Job, Kind};
+
+use crate::{
+    cargo::{Built, Want, build},
+    initramfs::files_under,
+    lab::{AS_VAR, Lab, LabKind, Load, Place, run_here},
+    report::Report,
+    tree::host_tools,
+    vm::Console,
+    vm_lab::VmLab,
+    workspace::host_cargo,
+};
+
+/// The tests of a package that runs on the host only.
+const HOST_ONLY: &str = "xtask";
+/// What is built for testing. Examples and benches are programs, not tests.
+const TEST_ARGS: [&str; 4] = ["--no-run", "--lib", "--bins", "--tests"];
+
+/// Which tests.
+#[derive(Clone, Debug)]
+pub(crate) struct Selection {
+    /// Of these packages; of all when empty.
+    pub(crate) packages: Vec<String>,
+    /// Those whose names contain one of these; all when empty.
+    pub(crate) filters: Vec<String>,
+    pub(crate) side: Side,
+}
+
+/// On which side tests run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Side {
+    /// On this machine and in the lab's VM.
+    Both,
+    /// On this machine only.
+    Host,
+    /// In the VM only.
+    Vm,
+}
+
+impl Selection {
+    /// All tests, everywhere.
+    pub(crate) fn all() -> Self {
+        Self {
+            packages: Vec::new(),
+            filters: Vec::new(),
+            side: Side::Both,
+        }
+    }
+
+    /// Cargo's arguments for the packages that can run on `side`. None: there
+    /// is none.
+    fn cargo_args(&self, side: Side) -> Option<Vec<&str>> {
+        let packages = self.packages.iter().map(String::as_str);
+        let mut packages = packages.filter(|name| side == Side::Host || *name != HOST_ONLY);
+        if !self.packages.is_empty() {
+            let first = packages.next()?;
+            return Some(
+                [first]
+                    .into_iter()
+                    .chain(packages)
+                    .flat_map(|name| ["-p", name])
+                    .collect(),
+            );
+        }
+        Some(match side {
+            Side::Vm => vec!["--workspace", "--exclude", HOST_ONLY],
+            Side::Host | Side::Both => vec!["--workspace"],
+        })
+    }
+}
+
+/// Runs the tests of `selection`, on the host and then in `places`. What keeps
+/// them from running is a failure in the report.
+pub(crate) fn test(lab: &Lab, places: &[Place], selection: &Selection, console: Console) -> Report {
+    let mut report = Report::default();
+    if let Err(error) = test_sides(lab, places, selection, console, &mut report) {
+        report.fail("before it ran", "the tests", &format!("{error:#}"));
+    }
+    report
+}
+
+fn test_sides(
+    lab: &Lab,
+    places: &[Place],
+    selection: &Selection,
+    console: Console,
+    report: &mut Report,
+) -> Result<()> {
+    match &lab.kind {
+        // One side, which can run everything.
+        LabKind::Native => {
+            test_places(lab, places, selection, Side::Host, console, report)?;
+            doc_tests(report, selection)
+        }
+        LabKind::Vm(vm) => {
+            if selection.side != Side::Vm {
+                test_host(lab, vm, selection, report)?;
+            }
+            if selection.side != Side::Host {
+                test_places(lab, places, selection, Side::Vm, console, report)?;
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The riscv64 tests.
+fn test_places(
+    lab: &Lab,
+    places: &[Place],
+    selection: &Selection,
+    side: Side,
+    console: Console,
+    report: &mut Report,
+) -> Result<()> {
+    let Some(mut args) = selection.cargo_args(side) else {
+        return Ok(());
+    };
+    args.extend(TEST_ARGS);
+    let built = lab.build("test", &args, Want::Tests)?;
+    let root = &lab.workspace.root;
+    let mut load = Load::of(&built);
+    let root_name = root.to_string_lossy();
+    let mut env = vec![("INSTA_WORKSPACE_ROOT", &*root_name)];
+    // The VM has no assembler: there, the same tests have run on the host.
+    if matches!(lab.kind, LabKind::Native) && Path::new(NATIVE_AS).exists() {
+        env.push((AS_VAR, NATIVE_AS));
+    }
+    add_tests(&mut load, &built, selection, &env);
+    load.files = files_under(root, &|path| is_test_data(root, path))?;
+    for place in places {
+        println!("== {place}");
+        let name = place.to_string();
+        let run = lab.run(*place, &load, console, &mut |event| {
+            report.event(&name, event)
+        });
+        if let Err(error) = run {
+            report.lost(&name, &format!("{error:#}"));
+        }
+    }
+    Ok(())
+}
+
+/// Debian's assembler on riscv64.
+const NATIVE_AS: &str = "/usr/bin/riscv64-linux-gnu-as";
+/// Folders whose files tests may read when they run: the VM has them at the same
+/// path.
+const DATA_DIRS: [&str; 2] = ["data", "snapshots"];
+
+fn is_test_data(root: &Path, path: &Path) -> bool {
+    let dir = path.strip_prefix(root).ok().and_then(Path::parent);
+    let mut names = dir.into_iter().flatten();
+    names.any(|name| DATA_DIRS.iter().any(|dir| name == *dir))
+}
+
+/// The tests that the host can run itself, with the tree's assembler at hand.
+fn test_host(lab: &Lab, vm: &VmLab, selection: &Selection, report: &mut Report) -> Result<()> {
+    let Some(args) = selection.cargo_args(Side::Host) else {
+        return Ok(());
+    };
+    println!("== the host");
+    let mut cargo = host_cargo();
+    cargo
+        .current_dir(&lab.workspace.root)
+        .args(["test", "--locked"])
+        .args(args)
+        .args(TEST_ARGS);
+    let built = build(
+        cargo.arg("--message-format=json-render-diagnostics"),
+        Want::Tests,
+    )?;
+    let tools = host_tools(&vm.tree, &lab.workspace.lab_dir().join("tools"))?;
+    let assembler = tools.join("riscv64-linux-gnu-as");
+    let mut load = Load::of(&built);
+    add_tests(
+        &mut load,
+        &built,
+        selection,
+        &[(AS_VAR, &assembler.to_string_lossy())],
+    );
+    run_here(load.jobs, &mut |event| report.event("the host", event));
+    doc_tests(report, selection)
+}
+
+fn add_tests(load: &mut Load, built: &Built, selection: &Selection, env: &[(&str, &str)]) {
+    for executable in &built.executables {
+        let kind = Kind::Tests {
+            filters: selection.filters.clone(),
+        };
+        load.add(executable, kind, env);
+    }
+    load.jobs
+        .sort_by(|a: &Job, b: &Job| (&a.name, &a.path).cmp(&(&b.name, &b.path)));
+}
+
+/// Examples in the docs, which cargo alone can build and run.
+fn doc_tests(report: &mut Report, selection: &Selection) -> Result<()> {
+    let mut cargo = host_cargo();
+    cargo.args(["test", "--quiet", "--locked", "--doc", "--no-fail-fast"]);
+    cargo.args(selection.cargo_args(Side::Host).unwrap_or_default());
+    let output = cargo
+        .arg("--")
+        .args(&selection.filters)
+        .env("CARGO_TERM_COLOR", "never")
+        .output()?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let [passed, failed, skipped] = doc_counts(&text);
+    println!("== examples in the docs: {passed} passed, {failed} failed, {skipped} skipped");
+    report.add(passed, skipped);
+    if failed > 0 || !output.status.success() {
+        println!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        let why = format!("{failed} failed ({})", output.status);
+        report.fail("the host", "examples in the docs", &why);
+    }
+    Ok(())
+}
+
+/// Passed, failed and ignored, from rustdoc's closing lines.
+fn doc_counts(text: &str) -> [usize; 3] {
+    let mut counts = [0; 3];
+    for line in text.lines().filter(|line| line.starts_with("test result:")) {
+        for part in line.split(['.', ';']) {
+            let mut words = part.split_whitespace();
+            let (Some(number), Some(word)) = (words.next(), words.next()) else {
+                continue;
+            };
+            let kind = ["passed", "failed", "ignored"]
+                .iter()
+                .position(|kind| *kind == word);
+            if let (Ok(number), Some(kind)) = (number.parse::<usize>(), kind) {
+                counts[kind] += number;
+            }
+        }
+    }
+    counts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn test_data_is_known_by_its_folder() {
+        let root = Path::new("/data/w");
+        for (path, want) in [
+            ("/data/w/rv64/tests/data/words.txt", true),
+            ("/data/w/src/snapshots/a/frame.snap", true),
+            ("/data/w/src/data", false),
+            ("/data/w/src/lib.rs", false),
+        ] {
+            assert_eq!(is_test_data(root, Path::new(path)), want, "{path}");
+        }
+    }
+
+    #[test]
+    fn doc_tests_are_counted() {
+        let text = "\nrunning 3 tests\n...\ntest result: ok. 2 passed; 0 failed; 1 ignored; \
+                    0 measured; 0 filtered out; finished in 0.00s\n\
+                    test result: FAILED. 1 passed; 4 failed; 0 ignored; 0 measured; 0 filtered\n";
+        assert_eq!(doc_counts(text), [3, 4, 1]);
+    }
+}
