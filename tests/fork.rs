@@ -329,10 +329,10 @@ fn fork_inside_a_hooked_function() {
 fn fork_inside_a_function_of_unknown_arguments() {
     let _one = serial();
     let rt = Runtime::new().unwrap();
+    let model = rvbpf::FuncModel::untyped();
     // SAFETY:
     // 1. The model claims nothing.
-    let builder =
-        unsafe { rt.hook_addr(call_back() as *const (), rvbpf::FuncModel::untyped()) }.unwrap();
+    let builder = unsafe { rt.hook_addr(call_back() as *const (), model) }.unwrap();
     let exits = Arc::new(Count::new());
     let its = exits.clone();
     let hooked = builder.on_exit(move |_, _| its.add()).attach().unwrap();

@@ -32,9 +32,11 @@ pub enum FlushScope {
 pub enum SyncMode {
     /// Store, flush: hardware.
     Flush,
-    /// Store, flush, store again, flush: QEMU's system emulator, which can keep a stale
-    /// translation when one hart translates the old bytes while another stores the new ones.
-    FlushTwice,
+    /// In stages: QEMU's system emulator. It can keep a stale translation when one hart
+    /// translates the old bytes while another stores the new ones, so everything is stored and
+    /// flushed twice; and before 10.1 it fetches even an aligned word as two halves, so no word
+    /// changes in both halves at once (see `txn`).
+    Staged,
     /// Store, map the same page of the memfd over itself, flush: QEMU's user emulator, which
     /// does not see stores through another mapping.
     Remap,
@@ -80,22 +82,26 @@ fn is_refused() -> bool {
 #[cfg(target_arch = "riscv64")]
 fn flush_raw(range: RxRange, scope: FlushScope) -> Result<(), TextError> {
     /// The `libc` crate does not have it.
-    const SYS_RISCV_FLUSH_ICACHE: libc::c_long = 259;
-    // SAFETY: the call reads and writes no memory; the kernel takes the range as a hint.
-    let rc = unsafe {
-        libc::syscall(
-            SYS_RISCV_FLUSH_ICACHE,
-            range.start.get(),
-            range.end().get(),
-            scope as usize,
-        )
-    };
-    if rc == 0 {
-        Ok(())
-    } else {
-        Err(TextError::Flush {
-            errno: crate::sys::errno(),
-        })
+    const SYS_RISCV_FLUSH_ICACHE: u64 = 259;
+    let mut a0 = range.start.get();
+    // No function of libc: in the middle of a staged change a hooked one would not return.
+    // SAFETY: the call reads and writes no memory; the kernel takes the range as a hint, and
+    // keeps all registers but a0.
+    unsafe {
+        std::arch::asm!(
+            "ecall",
+            inout("a0") a0,
+            in("a1") range.end().get(),
+            in("a2") scope as usize,
+            in("a7") SYS_RISCV_FLUSH_ICACHE,
+            options(nostack),
+        );
+    }
+    match a0 as i64 {
+        0 => Ok(()),
+        refused => Err(TextError::Flush {
+            errno: -refused as i32,
+        }),
     }
 }
 
@@ -115,7 +121,7 @@ fn flush_raw(_: RxRange, _: FlushScope) -> Result<(), TextError> {
 pub fn sync_mode() -> Result<SyncMode, TextError> {
     match MODE.load(Ordering::Acquire) {
         1 => Ok(SyncMode::Flush),
-        2 => Ok(SyncMode::FlushTwice),
+        2 => Ok(SyncMode::Staged),
         3 => Ok(SyncMode::Remap),
         _ => {
             // Two threads may both try: they find the same.
@@ -211,7 +217,7 @@ mod self_test {
         probe.store(2)?;
         if probe.call() == 2 {
             return Ok(if is_qemu_board() {
-                SyncMode::FlushTwice
+                SyncMode::Staged
             } else {
                 SyncMode::Flush
             });

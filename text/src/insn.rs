@@ -14,6 +14,8 @@ pub(crate) const C_NOP: u16 = 0x0001;
 pub(crate) const C_NOP_PAIR: u32 = 0x0001_0001;
 /// `c.j .+8`: jumps over the word it starts and the word after it.
 const C_J_8: u32 = 0xa021;
+/// `c.j .`: jumps to itself.
+const C_J_0: u32 = 0xa001;
 
 /// `t0`, the alternate link register: a call's.
 const T0: u32 = 5;
@@ -79,6 +81,11 @@ pub(crate) const fn close(hi_word: u32) -> u32 {
     }
 }
 
+/// The word with a lower half on which a hart stays, without looking at the upper one.
+pub(crate) const fn wait(word: u32) -> u32 {
+    (word & 0xffff_0000) | C_J_0
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -101,6 +108,7 @@ mod tests {
             assert_eq!(got, want, "{asm}: {got:#010x}");
         }
         assert_eq!(C_J_8, 0xa021, "c.j .+8");
+        assert_eq!(wait(0x8002_82e7), 0x8002_a001, "c.j .");
     }
 
     #[test]

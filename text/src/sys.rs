@@ -10,6 +10,7 @@
 
 use std::ffi::CStr;
 use std::fs::File;
+use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -38,6 +39,34 @@ fn map_error(call: &'static str, range: RxRange) -> TextError {
         addr: range.start,
         len_bytes: range.len_bytes,
         errno: errno(),
+    }
+}
+
+/// Keeps signals from the calling thread while this value lives.
+pub(crate) struct BlockedSignals {
+    before: libc::sigset_t,
+}
+
+impl BlockedSignals {
+    pub(crate) fn new() -> Self {
+        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
+        // SAFETY: `all` has room for a set; the call cannot fail.
+        unsafe { libc::sigfillset(all.as_mut_ptr()) };
+        let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
+        // SAFETY: 1. `all` has been filled. 2. `before` has room for a set.
+        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
+        // SAFETY: a set of no signal is all zeros, if the call has not written one.
+        let before = unsafe { before.assume_init() };
+        Self { before }
+    }
+}
+
+impl Drop for BlockedSignals {
+    fn drop(&mut self) {
+        // SAFETY: `before` is the set that this thread had.
+        unsafe {
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut())
+        };
     }
 }
 

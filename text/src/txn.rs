@@ -6,6 +6,23 @@
 //! of flushes however long the batch is, and both take back what they stored when the kernel
 //! refuses to flush.
 //!
+//! # Machines that tear
+//! QEMU's system emulator before 10.1 translates an aligned word from two loads of 16 bits, the
+//! lower half first, so a hart there could run half of the old word and half of the new one: a
+//! `jalr t0, lo12(t0)` that becomes a nop is, with its old lower half, `jalr t0, 0(ra)`. Words
+//! that change in both halves are therefore changed in stages ([`SyncMode::Staged`]):
+//!
+//! | stage | the word | a hart that comes by |
+//! | --- | --- | --- |
+//! | 1 | upper half old, lower half `c.j .` | waits, or still runs the old word |
+//! | flush | | no hart is in the midst of translating the old word any more |
+//! | 2 | upper half new, lower half `c.j .` | waits: it does not look at the upper half |
+//! | 3 | the new word | runs the new word |
+//!
+//! A hart waits for the time of one flush. The thread that changes must not come by itself: in
+//! between it calls nothing outside this crate (the flush is a bare `ecall`), and its signals are
+//! blocked.
+//!
 //! Key type: [`WordPatch`]. Neighbours: `state`, `sys` (the rw view), `flush`, `poke`. Source:
 //! kernel `arch/riscv/kernel/patch.c` (`patch_text_nosync`), RISC-V profiles (Ziccif: fetches of
 //! naturally aligned 32 bits are atomic).
@@ -16,6 +33,7 @@ use std::collections::btree_map::Entry;
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
 use crate::flush::{self, FlushScope, SyncMode, flush_icache};
+use crate::insn;
 use crate::map::Backing;
 use crate::proc_maps::ProcMaps;
 use crate::state::{self, State};
@@ -60,10 +78,19 @@ enum Home {
 
 /// A store that has been found good, and how to take it back.
 struct Store {
+    at: RxAddr,
     view: usize,
     off_bytes: usize,
     old: u32,
     new: u32,
+}
+
+impl Store {
+    /// Whether a hart that fetches halves could see one of each word.
+    fn could_tear(&self) -> bool {
+        let changed = self.old ^ self.new;
+        changed & 0xffff != 0 && changed >> 16 != 0
+    }
 }
 
 pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(), TextError> {
@@ -80,22 +107,67 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
     };
     check_old(patches)?;
     adopt_pages(state, patches, &homes)?;
-    let (views, stores) = open_views(state, patches, &homes)?;
-    let put = |undo: bool| {
-        for s in &stores {
-            views[s.view].store_u32(s.off_bytes, if undo { s.old } else { s.new });
-        }
-    };
-    put(false);
-    let synced = sync(state, mode, &sites, || put(false));
+    let (views, mut stores) = open_views(state, patches, &homes)?;
+    let synced = bring(state, mode, &views, &stores, Way::Forth);
     if synced.is_err() {
-        for s in stores.iter().rev() {
-            views[s.view].store_u32(s.off_bytes, s.old);
-        }
+        stores.reverse();
         // Best effort: a hart may have fetched a new word, and no fence is to be had.
-        let _ = sync(state, mode, &sites, || put(true));
+        let _ = bring(state, mode, &views, &stores, Way::Back);
     }
     synced
+}
+
+/// Which way words are changed.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Way {
+    /// To the new words; the first refusal ends it.
+    Forth,
+    /// Back to the old ones, whatever is refused.
+    Back,
+}
+
+/// Stores all words and makes every hart fetch them.
+fn bring(
+    state: &State,
+    mode: SyncMode,
+    views: &[RwView],
+    stores: &[Store],
+    way: Way,
+) -> Result<(), TextError> {
+    let put = |word: &dyn Fn(&Store) -> u32| {
+        for s in stores {
+            views[s.view].store_u32(s.off_bytes, word(s));
+        }
+    };
+    let goal = |s: &Store| match way {
+        Way::Forth => s.new,
+        Way::Back => s.old,
+    };
+    let sites: Vec<RxAddr> = stores.iter().map(|s| s.at).collect();
+    let in_stages = mode == SyncMode::Staged && stores.iter().any(Store::could_tear);
+    let _signals = in_stages.then(sys::BlockedSignals::new);
+    if in_stages {
+        let closed = |s: &Store, word| match s.could_tear() {
+            true => insn::wait(word),
+            false => word,
+        };
+        put(&|s| closed(s, views[s.view].load_u32(s.off_bytes)));
+        let flushed = flush_icache(span_of(&sites), FlushScope::Process);
+        if way == Way::Forth {
+            flushed?;
+        }
+        put(&|s| closed(s, goal(s)));
+    }
+    put(&goal);
+    sync(state, mode, &sites, || put(&goal))
+}
+
+/// From the first of these words to the last.
+fn span_of(sites: &[RxAddr]) -> RxRange {
+    match (sites.iter().min(), sites.iter().max()) {
+        (Some(first), Some(last)) => RxRange::new(*first, (last.get() - first.get()) as usize + 4),
+        _ => RxRange::new(RxAddr::new(0), 0),
+    }
 }
 
 /// Every word is aligned and named once.
@@ -220,6 +292,7 @@ fn open_views(
             }
         };
         stores.push(Store {
+            at: p.at,
             view,
             off_bytes,
             old: p.old,
@@ -246,13 +319,10 @@ fn sync(
     sites: &[RxAddr],
     store_again: impl FnOnce(),
 ) -> Result<(), TextError> {
-    let (Some(first), Some(last)) = (sites.iter().min(), sites.iter().max()) else {
-        return Ok(());
-    };
-    let span = RxRange::new(*first, (last.get() - first.get()) as usize + 4);
+    let span = span_of(sites);
     match mode {
         SyncMode::Flush => flush_icache(span, FlushScope::Process),
-        SyncMode::FlushTwice => {
+        SyncMode::Staged => {
             flush_icache(span, FlushScope::Process)?;
             store_again();
             flush_icache(span, FlushScope::Process)
@@ -330,7 +400,7 @@ pub(crate) fn write_locked(
     let ends = touched(&writes);
     // Nobody executes here, so no hart can translate old bytes meanwhile: one store is enough
     // in every mode.
-    let mode = if mode == SyncMode::FlushTwice {
+    let mode = if mode == SyncMode::Staged {
         SyncMode::Flush
     } else {
         mode
