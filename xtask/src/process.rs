@@ -79,7 +79,10 @@ fn explain(what: &str, status: &str, said: &str) -> String {
         "Connection timed out",
     ];
     let found = |words: &[&str]| words.iter().any(|word| said.contains(word));
-    let sentence = if found(&NETWORK) {
+    // Named first: such a server's failures speak of the network too.
+    let sentence = if found(&["Mirror sync in progress"]) {
+        format!("{what} failed: the package server is being updated; try again in an hour")
+    } else if found(&NETWORK) {
         format!("{what} failed: the network or the package server cannot be reached")
     } else if found(&["No space left on device"]) {
         format!("{what} failed: no space left on the disk")
@@ -116,6 +119,10 @@ mod tests {
         for (said, want) in [
             ("E: Temporary failure resolving 'mirror'", "network"),
             ("error: failed to download from", "network"),
+            (
+                "E: failed to download. Mirror sync in progress?",
+                "being updated",
+            ),
             ("tar: write error: No space left on device", "no space"),
             ("E: something else", "exit status: 1"),
         ] {
