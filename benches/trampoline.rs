@@ -328,11 +328,7 @@ counting; {} bytes of pad at {}",
         fn raw<F: HookFn>(&mut self, f: F, base: u64, progs: Vec<RawProg>) -> Result<f64, Error> {
             // SAFETY: 1. the functions of the test library are as declared.
             let builder = unsafe { self.rt.hook(f) }?;
-            // SAFETY: 1. the program returns. 2. it does not look at its context.
-            let builder = progs
-                .into_iter()
-                .fold(builder, |b, prog| unsafe { b.raw(prog) });
-            self.hooked(f, base, builder)
+            self.hooked(f, base, with_all(builder, progs))
         }
 
         /// Attaches, measures, detaches.
@@ -369,7 +365,7 @@ counting; {} bytes of pad at {}",
             let value = self.raw(add2, self.add2, vec![RawProg::fsession(bench_prog)])?;
             self.row("fsession".into(), value);
 
-            let closures: [(&str, fn(HookBuilder<Add2>) -> HookBuilder<Add2>); 4] = [
+            let closures: [(&str, Give); 4] = [
                 ("closure_on_entry", |b| b.on_entry(|_| {})),
                 ("closure_on_exit", |b| b.on_exit(|_, _| {})),
                 ("closure_on_entry_and_exit", |b| {
@@ -389,14 +385,21 @@ counting; {} bytes of pad at {}",
             ] {
                 // SAFETY: 1. the model claims nothing.
                 let builder = unsafe { self.rt.hook_addr(address(add2), FuncModel::untyped()) }?;
-                // SAFETY: 1. the program returns. 2. it does not look at its context.
-                let builder = progs
-                    .into_iter()
-                    .fold(builder, |b, prog| unsafe { b.raw(prog) });
-                let value = self.hooked(add2, self.add2, builder)?;
+                let value = self.hooked(add2, self.add2, with_all(builder, progs))?;
                 self.row(name.into(), value);
             }
             Ok(())
         }
+    }
+
+    /// Gives a hook its programs.
+    type Give = fn(HookBuilder<Add2>) -> HookBuilder<Add2>;
+
+    /// A hook with programs of this file.
+    fn with_all<F: HookFn>(builder: HookBuilder<F>, progs: Vec<RawProg>) -> HookBuilder<F> {
+        progs.into_iter().fold(builder, |builder, prog| {
+            // SAFETY: 1. the program returns. 2. it does not look at its context.
+            unsafe { builder.raw(prog) }
+        })
     }
 }

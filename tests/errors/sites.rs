@@ -304,12 +304,11 @@ fn hooks_of_one_function_agree_on_its_model() {
     assert_eq!(untyped.stats().runs, 1);
     untyped.detach().unwrap();
     // Two models within one batch.
-    // SAFETY:
-    // 1. As above; two integers fit into two `long`s.
     let [a, b] = [FuncModel::untyped(), add_model()].map(|m| {
-        unsafe { rt.hook_addr(ADD2 as *const (), m) }
-            .unwrap()
-            .on_entry(|_| {})
+        // SAFETY:
+        // 1. As above; two integers fit into two `long`s.
+        let builder = unsafe { rt.hook_addr(ADD2 as *const (), m) };
+        builder.unwrap().on_entry(|_| {})
     });
     assert_is!(
         refused(rt.attach_all([a, b])),

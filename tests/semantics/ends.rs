@@ -151,10 +151,8 @@ fn threads_come_and_go() {
             assert_eq!(tl_add2(i, 1), i + 1);
             // SAFETY:
             // 1. Two numbers follow.
-            assert_eq!(
-                unsafe { tl_sum(2, c_long::from(i), 1_i64) },
-                c_long::from(i) + 1
-            );
+            let sum = unsafe { tl_sum(2, c_long::from(i), 1_i64) };
+            assert_eq!(sum, c_long::from(i) + 1);
         }));
         if i % 16 == 15 {
             running.drain(..).for_each(|t| t.join().unwrap());

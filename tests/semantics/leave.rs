@@ -22,7 +22,11 @@ struct Blocked {
 
 impl Blocked {
     fn new() -> Self {
-        Self::under(|fd| tl_read_byte(fd))
+        // Only functions of the Rust ABI are closures.
+        fn read_byte(fd: c_int) -> c_long {
+            tl_read_byte(fd)
+        }
+        Self::under(read_byte)
     }
 
     /// Blocked in a call that `call` makes.

@@ -107,7 +107,7 @@ fn programs_that_ask_for_nothing_are_not_counted() {
 
 unsafe extern "C" fn answer_sum(ctx: *mut u64) -> u64 {
     // SAFETY: 1. two argument slots.
-    let (a, b) = unsafe { (*ctx, *ctx.add(1)) };
+    let [a, b] = unsafe { *ctx.cast::<[u64; 2]>() };
     if a as i32 == 7 {
         b.wrapping_add(1000)
     } else {
@@ -116,13 +116,12 @@ unsafe extern "C" fn answer_sum(ctx: *mut u64) -> u64 {
 }
 
 unsafe extern "C" fn answer_slots(ctx: *mut u64) -> u64 {
-    // SAFETY: 1. two argument slots.
-    let a = unsafe { *ctx } as i32;
-    if a != 7 {
+    // SAFETY: 1. two argument slots, the return slot behind them.
+    let [a, _, ret] = unsafe { &mut *ctx.cast::<[u64; 3]>() };
+    if *a as i32 != 7 {
         return 0;
     }
-    // SAFETY: 1. the return slot stands behind the arguments.
-    unsafe { ctx.add(2).write(0) };
+    *ret = 0;
     1
 }
 
@@ -157,8 +156,10 @@ unsafe extern "C" fn session(ctx: *mut u64) -> u64 {
     } else {
         // SAFETY: 1. the cookie is this call's.
         put(2, unsafe { cookie.read() });
-        // SAFETY: 1. as above; the first argument slot.
-        unsafe { cookie.write(*ctx) };
+        // SAFETY: 1. the first argument slot.
+        let arg = unsafe { ctx.read() };
+        // SAFETY: 1. as above.
+        unsafe { cookie.write(arg) };
     }
     0
 }

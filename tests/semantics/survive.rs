@@ -72,10 +72,8 @@ fn raw_beside_bare<F: HookFn>(b: HookBuilder<F>) -> HookBuilder<F> {
     }
     // SAFETY:
     // 1. As above.
-    unsafe {
-        b.raw(RawProg::fentry(nothing).bare())
-            .raw(RawProg::fexit(raw_wreck))
-    }
+    let bare = unsafe { b.raw(RawProg::fentry(nothing).bare()) };
+    raw_at_exit(bare)
 }
 
 fn ways<F: HookFn>() -> [(&'static str, Give<F>); 7] {
