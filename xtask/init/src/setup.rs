@@ -4,6 +4,8 @@
 //! Neighbour: `main`. Source: `Documentation/filesystems/ramfs-rootfs-initramfs.rst`,
 //! `rtnetlink(7)`.
 
+use std::{fs::Permissions, os::unix::fs::PermissionsExt};
+
 use anyhow::{Context, Result, ensure};
 use rustix::{
     fs::Mode,
@@ -16,12 +18,11 @@ use rustix::{
 };
 
 /// What is mounted, in order: file system, where, options.
-const MOUNTS: [(&str, &str, &str); 6] = [
+const MOUNTS: [(&str, &str, &str); 5] = [
     ("proc", "/proc", ""),
     ("sysfs", "/sys", ""),
     ("devtmpfs", "/dev", ""),
     ("tmpfs", "/dev/shm", "mode=1777"),
-    ("tmpfs", "/tmp", "mode=1777"),
     ("tmpfs", "/out", ""),
 ];
 
@@ -38,6 +39,9 @@ pub(crate) fn mount_all() -> Result<()> {
         )
         .context(target)?;
     }
+    // Not mounted on: the root is memory already, and the workspace may lie under it.
+    std::fs::create_dir_all("/tmp").context("/tmp")?;
+    std::fs::set_permissions("/tmp", Permissions::from_mode(0o1777)).context("/tmp")?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
     sethostname(b"lab").context("sethostname")?;
     Ok(())
