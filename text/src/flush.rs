@@ -86,7 +86,7 @@ fn flush_raw(range: RxRange, scope: FlushScope) -> Result<(), TextError> {
     let mut a0 = range.start.get();
     // No function of libc: in the middle of a staged change a hooked one would not return.
     // SAFETY: the call reads and writes no memory; the kernel takes the range as a hint, and
-    // keeps all registers but a0.
+    // keeps all registers but a0 and those of vectors.
     unsafe {
         std::arch::asm!(
             "ecall",
@@ -94,6 +94,7 @@ fn flush_raw(range: RxRange, scope: FlushScope) -> Result<(), TextError> {
             in("a1") range.end().get(),
             in("a2") scope as usize,
             in("a7") SYS_RISCV_FLUSH_ICACHE,
+            clobber_abi("C"),
             options(nostack),
         );
     }

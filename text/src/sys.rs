@@ -10,7 +10,6 @@
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -42,31 +41,38 @@ fn map_error(call: &'static str, range: RxRange) -> TextError {
     }
 }
 
-/// Keeps signals from the calling thread while this value lives.
+/// Keeps signals from the calling thread while this value lives: all of them, those that libc keeps
+/// for itself included.
 pub(crate) struct BlockedSignals {
-    before: libc::sigset_t,
+    before: u64,
 }
 
 impl BlockedSignals {
     pub(crate) fn new() -> Self {
-        let mut all = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `all` has room for a set; the call cannot fail.
-        unsafe { libc::sigfillset(all.as_mut_ptr()) };
-        let mut before = MaybeUninit::<libc::sigset_t>::zeroed();
-        // SAFETY: 1. `all` has been filled. 2. `before` has room for a set.
-        unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, all.as_ptr(), before.as_mut_ptr()) };
-        // SAFETY: a set of no signal is all zeros, if the call has not written one.
-        let before = unsafe { before.assume_init() };
+        let mut before = 0;
+        set_signal_mask(u64::MAX, Some(&mut before));
         Self { before }
     }
 }
 
 impl Drop for BlockedSignals {
     fn drop(&mut self) {
-        // SAFETY: `before` is the set that this thread had.
-        unsafe {
-            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.before, ptr::null_mut())
-        };
+        set_signal_mask(self.before, None);
+    }
+}
+
+/// The kernel's set of signals is 64 bits.
+fn set_signal_mask(mask: u64, before: Option<&mut u64>) {
+    let before = before.map_or(ptr::null_mut(), ptr::from_mut);
+    // SAFETY: the kernel reads one set and writes the other, if there is one.
+    unsafe {
+        libc::syscall(
+            libc::SYS_rt_sigprocmask,
+            libc::SIG_SETMASK,
+            &raw const mask,
+            before,
+            size_of::<u64>(),
+        );
     }
 }
 

@@ -19,9 +19,9 @@
 //! | 2 | upper half new, lower half `c.j .` | waits: it does not look at the upper half |
 //! | 3 | the new word | runs the new word |
 //!
-//! A hart waits for the time of one flush. The thread that changes must not come by itself: in
-//! between it calls nothing outside this crate (the flush is a bare `ecall`), and its signals are
-//! blocked.
+//! A hart waits for the time of one flush (longer if a thread of real-time priority keeps the one
+//! that changes from running). The thread that changes must not come by itself: in between it calls
+//! nothing outside this crate (the flush is a bare `ecall`), and its signals are blocked.
 //!
 //! Key type: [`WordPatch`]. Neighbours: `state`, `sys` (the rw view), `flush`, `poke`. Source:
 //! kernel `arch/riscv/kernel/patch.c` (`patch_text_nosync`), RISC-V profiles (Ziccif: fetches of
@@ -50,8 +50,8 @@ pub struct WordPatch {
     pub new: u32,
 }
 
-/// Changes words of live text, all or none. They are stored in the order given, each whole; no
-/// order is promised to a thread that executes there before this returns.
+/// Changes words of live text, all or none, each whole; no order is promised to a thread that
+/// executes there before this returns.
 ///
 /// Foreign text may be an ELF's private r-x pages: they are replaced by copies of themselves
 /// first. Kernel: `patch_text_nosync`.
@@ -108,6 +108,9 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
     check_old(patches)?;
     adopt_pages(state, patches, &homes)?;
     let (views, mut stores) = open_views(state, patches, &homes)?;
+    let in_stages = mode == SyncMode::Staged && stores.iter().any(Store::could_tear);
+    // Until the words are whole again, whichever way.
+    let _signals = in_stages.then(sys::BlockedSignals::new);
     let synced = bring(state, mode, &views, &stores, Way::Forth);
     if synced.is_err() {
         stores.reverse();
@@ -144,9 +147,7 @@ fn bring(
         Way::Back => s.old,
     };
     let sites: Vec<RxAddr> = stores.iter().map(|s| s.at).collect();
-    let in_stages = mode == SyncMode::Staged && stores.iter().any(Store::could_tear);
-    let _signals = in_stages.then(sys::BlockedSignals::new);
-    if in_stages {
+    if mode == SyncMode::Staged && stores.iter().any(Store::could_tear) {
         let closed = |s: &Store, word| match s.could_tear() {
             true => insn::wait(word),
             false => word,
