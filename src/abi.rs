@@ -128,12 +128,28 @@ pub const fn struct_type(size_bytes: u32, align_bytes: u32, members: &[Member]) 
     }
 }
 
+/// Whether values of this type are the low bytes of one slot.
+const fn is_in_one_slot(ty: Type) -> bool {
+    match ty {
+        Type::Int { size_bytes, .. } => size_bytes <= 8,
+        Type::Ptr | Type::F16 | Type::F32 | Type::F64 => true,
+        Type::F128 | Type::Struct(_) | Type::Void => false,
+    }
+}
+
 /// Reads a value from its slots.
 ///
 /// # Safety
 /// 1. `ctx[first..first + slots.len()]` are the slots of a value of type `T`. 2. A reference slot
 ///    points to such a value.
 pub(crate) unsafe fn load<T: AbiType>(ctx: *const u64, first: usize, slots: &[Slot]) -> T {
+    if const { is_in_one_slot(T::TYPE) } {
+        // SAFETY: 1. within the context (caller).
+        let at = unsafe { ctx.add(first) };
+        // SAFETY: 1. it is in the low bytes, which come first, and what C passed is a valid value
+        //    (contract of AbiType).
+        return unsafe { at.cast::<T>().read() };
+    }
     let mut value = MaybeUninit::<T>::zeroed();
     let to = value.as_mut_ptr().cast::<u8>();
     for (i, slot) in slots.iter().enumerate() {
@@ -172,6 +188,14 @@ pub(crate) unsafe fn store_ret<T: AbiType>(
     by_ref: u64,
     value: &T,
 ) {
+    if const { is_in_one_slot(T::TYPE) } {
+        // SAFETY: 1. within the context (caller).
+        let at = unsafe { ctx.add(first) };
+        // SAFETY: 1. the return slot belongs to this call.
+        unsafe { at.write(0) };
+        // SAFETY: 1. as above; the value is no larger than the slot.
+        return unsafe { at.cast::<T>().write(*value) };
+    }
     let from = std::ptr::from_ref(value).cast::<u8>();
     for (i, slot) in slots.iter().enumerate() {
         // SAFETY: 1. within the context (caller).
