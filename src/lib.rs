@@ -34,11 +34,13 @@
 //! cannot.
 
 mod abi;
+pub mod bpf;
 mod call;
 mod error;
 mod func;
 mod glue;
 mod hook;
+mod hwprobe;
 mod panics;
 mod raw;
 mod runtime;
@@ -50,12 +52,14 @@ pub use call::{Call, RetSlots};
 pub use error::Error;
 pub use func::{HookFn, Untyped};
 pub use hook::{Hook, HookBuilder, HookStats, ProgStats};
+pub use hwprobe::features;
 pub use pack_alloc::{HugePolicy, PackStats};
 pub use raw::{
     RawCookieFn, RawFn, RawProg, get_func_arg, get_func_arg_cnt, get_func_ip, get_func_ret,
     session_cookie, session_is_return,
 };
 pub use runtime::{Builder, Runtime, Stats};
+pub use rv64::Features;
 pub use text::RxAddr;
 pub use trampoline::model;
 pub use trampoline::model::FuncModel;

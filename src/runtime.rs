@@ -12,6 +12,7 @@ use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
 use text::{Pad, RxAddr};
 use trampoline::{FuncModel, TrampStats, Trampolines};
 
+use crate::bpf::{BpfProg, Env, LoadError, Options, Program};
 use crate::error::Error;
 use crate::func::{HookFn, Untyped};
 use crate::glue::Site;
@@ -163,6 +164,33 @@ impl Runtime {
     #[doc(alias = "synchronize_rcu_tasks")]
     pub fn synchronize(&self, patience: Duration) -> Result<(), Error> {
         Ok(self.inner.tramps.synchronize(patience)?)
+    }
+
+    /// Compiles `program`, with `env` around it, into a pack.
+    ///
+    /// # Errors
+    /// [`LoadError::Refused`] when it refers to what `env` does not have;
+    /// [`LoadError::UnsupportedHost`]; [`LoadError::Pack`] when there is no memory for the code.
+    #[doc(alias = "BPF_PROG_LOAD")]
+    pub fn load(&self, program: &Program, env: &Env) -> Result<BpfProg, LoadError> {
+        self.load_with(program, env, Options::default())
+    }
+
+    /// The same with other options.
+    ///
+    /// # Errors
+    /// As [`Runtime::load`].
+    pub fn load_with(
+        &self,
+        program: &Program,
+        env: &Env,
+        options: Options,
+    ) -> Result<BpfProg, LoadError> {
+        BpfProg::load(self, program, env, options)
+    }
+
+    pub(crate) fn packs(&self) -> &PackAlloc {
+        &self.inner.packs
     }
 
     /// Numbers as of now; all zero for a program that runs in the midst of a change of its own

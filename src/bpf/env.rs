@@ -1,0 +1,262 @@
+//! What a program finds outside itself: helpers, host functions, maps.
+//!
+//! A function is added by its Rust type, which says how its arguments and its result are extended:
+//! a BPF register has 64 bits, and the caller of a C function must extend what is narrower
+//! (RISC-V psABI, "Integer Calling Convention": 32-bit values are sign-extended, signed or not).
+//!
+//! Key types: [`Env`], [`HostFn`], [`HostArg`]. Neighbours: `interp` and `jit` call what is here.
+//! Source: kernel `kernel/bpf/helpers.c`; `arch/riscv/net/bpf_jit_comp64.c` (`sign_extend`).
+
+#![expect(
+    unsafe_code,
+    reason = "declares the promises under which functions are called"
+)]
+
+use std::collections::BTreeMap;
+
+use super::op::{Imm64, Size};
+
+/// How a value fills 64 bits.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub enum Fill {
+    /// It has 64 bits.
+    Whole,
+    /// So many bits, with zeros.
+    Zeros(Size),
+    /// So many bits, with their sign.
+    Sign(Size),
+}
+
+impl Fill {
+    /// `value`, extended.
+    #[must_use]
+    pub const fn apply(self, value: u64) -> u64 {
+        match self {
+            Self::Whole => value,
+            Self::Zeros(size) => value << (64 - size.bits()) >> (64 - size.bits()),
+            Self::Sign(size) => ((value << (64 - size.bits())) as i64 >> (64 - size.bits())) as u64,
+        }
+    }
+
+    /// The same for an argument of a C function: 32 bits are sign-extended always.
+    #[must_use]
+    pub(crate) const fn of_arg(self) -> Self {
+        match self {
+            Self::Zeros(Size::W) => Self::Sign(Size::W),
+            other => other,
+        }
+    }
+}
+
+mod sealed {
+    pub trait Sealed {}
+}
+
+/// A type that a host function can return.
+pub trait HostRet: sealed::Sealed {
+    /// How it fills a register.
+    #[doc(hidden)]
+    const FILL: Fill;
+}
+
+/// A type that a host function can take: any value of a register, cut, is one of it. (A `bool` is
+/// not: take a `u8`.)
+pub trait HostArg: HostRet {}
+
+impl sealed::Sealed for () {}
+impl HostRet for () {
+    const FILL: Fill = Fill::Whole;
+}
+impl sealed::Sealed for bool {}
+impl HostRet for bool {
+    const FILL: Fill = Fill::Zeros(Size::B);
+}
+
+macro_rules! host_args {
+    ($($ty:ty: $fill:expr;)*) => {$(
+        impl sealed::Sealed for $ty {}
+        impl HostRet for $ty {
+            const FILL: Fill = $fill;
+        }
+        impl HostArg for $ty {}
+    )*};
+}
+
+host_args! {
+    u8: Fill::Zeros(Size::B);
+    i8: Fill::Sign(Size::B);
+    u16: Fill::Zeros(Size::H);
+    i16: Fill::Sign(Size::H);
+    u32: Fill::Zeros(Size::W);
+    i32: Fill::Sign(Size::W);
+    u64: Fill::Whole;
+    i64: Fill::Whole;
+    usize: Fill::Whole;
+    isize: Fill::Whole;
+}
+
+impl<T> sealed::Sealed for *const T {}
+impl<T> HostRet for *const T {
+    const FILL: Fill = Fill::Whole;
+}
+impl<T> HostArg for *const T {}
+impl<T> sealed::Sealed for *mut T {}
+impl<T> HostRet for *mut T {
+    const FILL: Fill = Fill::Whole;
+}
+impl<T> HostArg for *mut T {}
+
+/// A function of the host that programs can call: an `extern "C"` function pointer of up to five
+/// arguments.
+pub trait HostFn: sealed::Sealed {
+    /// Its address and how its values fill registers.
+    #[doc(hidden)]
+    fn import(self) -> Import;
+}
+
+/// A host function as the compiler sees it.
+#[doc(hidden)]
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub struct Import {
+    pub(crate) addr: u64,
+    pub(crate) args: [Fill; 5],
+    pub(crate) ret: Fill,
+}
+
+macro_rules! host_fn {
+    ([$($unsafe:tt)?] $($arg:ident $i:literal)*) => {
+        impl<Ret: HostRet, $($arg: HostArg),*> sealed::Sealed
+            for $($unsafe)? extern "C" fn($($arg),*) -> Ret {}
+        impl<Ret: HostRet, $($arg: HostArg),*> HostFn
+            for $($unsafe)? extern "C" fn($($arg),*) -> Ret
+        {
+            fn import(self) -> Import {
+                #[allow(unused_mut, reason = "functions without arguments")]
+                let mut args = [Fill::Whole; 5];
+                $(args[$i] = $arg::FILL.of_arg();)*
+                Import { addr: self as usize as u64, args, ret: Ret::FILL }
+            }
+        }
+    };
+}
+
+macro_rules! host_fns {
+    ($(($($arg:ident $i:literal)*))*) => {$(
+        host_fn!([] $($arg $i)*);
+        host_fn!([unsafe] $($arg $i)*);
+    )*};
+}
+
+host_fns! {
+    ()
+    (A 0)
+    (A 0 B 1)
+    (A 0 B 1 C 2)
+    (A 0 B 1 C 2 D 3)
+    (A 0 B 1 C 2 D 3 E 4)
+}
+
+/// Numbers of helpers that are part of the machine. Kernel: `___BPF_FUNC_MAPPER`.
+pub(crate) const TAIL_CALL: i32 = 12;
+
+/// Everything that a program can refer to.
+#[derive(Clone, Debug, Default)]
+#[must_use]
+pub struct Env {
+    helpers: BTreeMap<i32, Import>,
+    host: BTreeMap<i32, Import>,
+    maps: Vec<u64>,
+}
+
+impl Env {
+    /// Nothing but what the machine itself has (the tail call).
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a helper, or replaces it.
+    ///
+    /// # Safety
+    /// 1. The function may be called with whatever programs of this environment pass it, and
+    ///    returns.
+    pub unsafe fn helper(mut self, id: i32, func: impl HostFn) -> Self {
+        self.helpers.insert(id, func.import());
+        self
+    }
+
+    /// Adds a host function, or replaces it, under the BTF id by which programs call it.
+    ///
+    /// # Safety
+    /// As [`Env::helper`].
+    #[doc(alias = "kfunc")]
+    pub unsafe fn host_fn(mut self, id: i32, func: impl HostFn) -> Self {
+        self.host.insert(id, func.import());
+        self
+    }
+
+    /// Adds an object that programs refer to as the next map of their list, by its address.
+    pub fn map(mut self, addr: *const ()) -> Self {
+        self.maps.push(addr as u64);
+        self
+    }
+
+    pub(crate) fn helper_of(&self, id: i32) -> Option<&Import> {
+        self.helpers.get(&id)
+    }
+
+    pub(crate) fn host_fn_of(&self, id: i32) -> Option<&Import> {
+        self.host.get(&id)
+    }
+
+    /// The address that a constant stands for; `Err`: what it is, and its number.
+    pub(crate) fn address(&self, imm: Imm64) -> Result<u64, (&'static str, i32)> {
+        match imm {
+            Imm64::Value(value) => Ok(value),
+            Imm64::MapIdx(idx) => usize::try_from(idx)
+                .ok()
+                .and_then(|i| self.maps.get(i).copied())
+                .ok_or(("map", idx)),
+            Imm64::MapFd(fd) => Err(("map by descriptor", fd)),
+            Imm64::MapValue { fd, .. } => Err(("map value by descriptor", fd)),
+            Imm64::MapIdxValue { idx, .. } => Err(("map value", idx)),
+            Imm64::BtfId { id, .. } => Err(("variable", id)),
+            Imm64::Func(off) => Err(("function", off)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    extern "C" fn mixed(a: u8, b: i16, c: u32, d: *const u8) -> i32 {
+        i32::from(a) + i32::from(b) + c as i32 + d as usize as i32
+    }
+
+    #[test]
+    fn types_say_how_registers_are_filled() {
+        let import = (mixed as extern "C" fn(u8, i16, u32, *const u8) -> i32).import();
+        let want = [
+            Fill::Zeros(Size::B),
+            Fill::Sign(Size::H),
+            Fill::Sign(Size::W),
+            Fill::Whole,
+            Fill::Whole,
+        ];
+        assert_eq!(import.args, want);
+        assert_eq!(import.ret, Fill::Sign(Size::W));
+    }
+
+    #[test]
+    fn values_are_extended() {
+        for (fill, value, want) in [
+            (Fill::Zeros(Size::B), 0x1ff, 0xff),
+            (Fill::Sign(Size::B), 0x180, 0xffff_ffff_ffff_ff80),
+            (Fill::Sign(Size::W), 0x8000_0000, 0xffff_ffff_8000_0000),
+            (Fill::Zeros(Size::W), u64::MAX, 0xffff_ffff),
+            (Fill::Whole, u64::MAX, u64::MAX),
+        ] {
+            assert_eq!(fill.apply(value), want, "{fill:?}");
+        }
+    }
+}

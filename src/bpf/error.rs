@@ -1,0 +1,203 @@
+//! What is wrong with a program.
+//!
+//! Key types: [`Refusal`] (an instruction and a [`Reason`]), [`LoadError`], [`Stop`].
+
+use thiserror::Error;
+
+use super::insn::BpfReg;
+
+/// Why an instruction makes its program unfit. Kernel: `-EINVAL` from `bpf(BPF_PROG_LOAD)`, with a
+/// line in the verifier's log.
+#[derive(Clone, Eq, PartialEq, Debug, Error)]
+#[non_exhaustive]
+pub enum Reason {
+    /// No instruction at all.
+    #[error("the program is empty")]
+    Empty,
+    /// More than a program may have.
+    #[error("the program has {insns} instructions, and {max} are the most")]
+    TooLong {
+        /// How many it has.
+        insns: usize,
+        /// How many it may have.
+        max: usize,
+    },
+    /// The bytes are no whole number of instructions.
+    #[error("{bytes} bytes are no whole number of 8-byte instructions")]
+    OddBytes {
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// A code that means nothing.
+    #[error("opcode {code:#04x} is unknown")]
+    UnknownOpcode {
+        /// The code.
+        code: u8,
+    },
+    /// `LD_ABS` and `LD_IND`.
+    #[error(
+        "opcode {code:#04x} is a legacy packet access (LD_ABS, LD_IND), which has no packet here"
+    )]
+    Legacy {
+        /// The code.
+        code: u8,
+    },
+    /// A register above `r10`.
+    #[error("register r{num} does not exist")]
+    BadRegister {
+        /// The number.
+        num: u8,
+    },
+    /// A field that must have another value.
+    #[error("field {field} is {value}, which is reserved")]
+    Reserved {
+        /// The field.
+        field: &'static str,
+        /// What is in it.
+        value: i64,
+    },
+    /// A label that was never bound.
+    #[error("goes to a label that is bound nowhere")]
+    Unbound,
+    /// A label that the instruction cannot reach.
+    #[error("goes {by} instructions further, which does not fit its offset")]
+    TooFar {
+        /// How far.
+        by: i64,
+    },
+    /// The program ends in the middle of an instruction.
+    #[error("the second half of a 64-bit constant is missing")]
+    Truncated,
+    /// A target that is not in the same function.
+    #[error("goes to instruction {target}, outside its function ({start}..{end})")]
+    JumpOut {
+        /// The target.
+        target: i64,
+        /// The function's first instruction.
+        start: usize,
+        /// The one after its last.
+        end: usize,
+    },
+    /// A target in the middle of an instruction.
+    #[error("goes to instruction {target}, the second half of a 64-bit constant")]
+    JumpIntoConstant {
+        /// The target.
+        target: usize,
+    },
+    /// The last instruction of a function goes on.
+    #[error("the function ends here without exit or jump")]
+    FallThrough,
+    /// `r10` is read-only.
+    #[error("writes r10, which is read-only")]
+    WritesFrame,
+    /// An access to the stack beyond its end or its limit.
+    #[error("accesses {bytes} bytes of stack at r10{off:+}; the stack is r10-{max}..r10")]
+    StackBounds {
+        /// From where, relative to `r10`.
+        off: i64,
+        /// How many.
+        bytes: u32,
+        /// The size of the stack.
+        max: u32,
+    },
+    /// Functions that call each other use more stack together than there is.
+    #[error("calls add up to {bytes} bytes of stack, and {max} are the most")]
+    StackDepth {
+        /// All frames together.
+        bytes: u32,
+        /// The most.
+        max: u32,
+    },
+    /// Too many functions inside each other.
+    #[error("calls go {frames} functions deep, and {max} are the most")]
+    CallDepth {
+        /// How many.
+        frames: usize,
+        /// The most.
+        max: usize,
+    },
+    /// A function that reaches itself.
+    #[error("the function can call itself")]
+    Recursion,
+    /// No path leads here.
+    #[error("is unreachable")]
+    Unreachable,
+    /// A register that nobody has set, or that a call has spoiled on some path.
+    #[error("reads {reg}, which is not set here")]
+    Unset {
+        /// The register.
+        reg: BpfReg,
+    },
+    /// A helper that this environment does not have.
+    #[error("calls helper {id}, which is not there")]
+    NoHelper {
+        /// Its number.
+        id: i32,
+    },
+    /// A host function that this environment does not have.
+    #[error("calls host function {id}, which is not there")]
+    NoHostFunction {
+        /// Its number.
+        id: i32,
+    },
+    /// A constant that stands for something this environment does not have.
+    #[error("refers to {what} {id}, which is not there")]
+    NoObject {
+        /// What it stands for.
+        what: &'static str,
+        /// Its number.
+        id: i32,
+    },
+    /// An instruction that is known but cannot be run.
+    #[error("{what} is not supported")]
+    Unsupported {
+        /// What it is.
+        what: &'static str,
+    },
+}
+
+/// A program that is refused: which instruction, and why.
+#[derive(Clone, Eq, PartialEq, Debug, Error)]
+#[error("instruction {insn}: {reason}")]
+pub struct Refusal {
+    /// The instruction's index; constants of 64 bits count as two.
+    pub insn: usize,
+    /// What is wrong with it.
+    #[source]
+    pub reason: Reason,
+}
+
+/// Why a program could not be made ready to run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The program itself.
+    #[error("{0}")]
+    Refused(#[from] Refusal),
+    /// This host runs no RV64 code.
+    #[error("compiled programs run on riscv64 only; this host can interpret them")]
+    UnsupportedHost,
+    /// The code could not be made.
+    #[error("cannot generate code: {0}")]
+    Asm(#[from] rv64::AsmError),
+    /// There is no memory for the code.
+    #[error("{0}")]
+    Pack(#[from] pack_alloc::PackError),
+    /// Code cannot be changed now.
+    #[error("{0}")]
+    Tramp(#[from] trampoline::TrampError),
+}
+
+/// Why an interpreted program stopped before its end.
+#[derive(Clone, Eq, PartialEq, Debug, Error)]
+#[non_exhaustive]
+pub enum Stop {
+    /// It has executed as many instructions as it may.
+    #[error("instruction {insn}: the budget of {budget} instructions is used up")]
+    Budget {
+        /// The next instruction.
+        insn: usize,
+        /// How many it could execute.
+        budget: u64,
+    },
+}

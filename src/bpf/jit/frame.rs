@@ -1,0 +1,147 @@
+//! Where a function's registers and stack are.
+//!
+//! ```text
+//!   sp + size ──▶ ┌───────────────┐ ◀── fp
+//!                 │ ra            │  a function that calls
+//!                 │ caller's fp   │
+//!                 │ s1 to s4      │  those it uses
+//!                 ├───────────────┤
+//!                 │ may_goto      │  loops left, if it has such loops
+//!                 ├───────────────┤ ◀── r10
+//!                 │ BPF stack     │
+//!   sp ──────────▶└───────────────┘
+//! ```
+//!
+//! | BPF | RV64 | in a leaf |
+//! | --- | --- | --- |
+//! | r0 | a5 | a5 |
+//! | r1 to r5 | a0 to a4 | a0 to a4 |
+//! | r6 to r9 | s1 to s4 | a6, a7, t3, t4 |
+//! | r10 | sp + stack | sp + stack |
+//!
+//! That is the kernel's map but for three things: `r10` needs no register, since `sp` stands still
+//! between prologue and epilogue; a function that calls nobody saves nothing; and one that has no
+//! stack either has no frame at all.
+//!
+//! Key type: [`Frame`]. Neighbours: `jit` emits what is drawn here. Source: kernel
+//! `arch/riscv/net/bpf_jit_comp64.c` (`regmap`, `bpf_jit_build_prologue`); psABI, "Frame Pointer
+//! Convention".
+
+use rv64::{Asm, Reg, SImm, addi, ld, ret, sd};
+
+use super::super::insn::BpfReg;
+use super::super::op::Op;
+use super::super::program::Func;
+use super::super::regs::bit;
+
+/// Whether a function calls others.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+enum Calls {
+    Yes,
+    No,
+}
+
+/// The frame of one function.
+#[derive(Clone, Debug)]
+pub(super) struct Frame {
+    calls: Calls,
+    /// The BPF stack, a multiple of 8.
+    stack_bytes: i64,
+    may_goto: bool,
+    saved: Vec<Reg>,
+    size_bytes: i64,
+}
+
+impl Frame {
+    pub(super) fn new(func: &Func, ops: &[Option<Op>]) -> Self {
+        let body = || ops[func.start..func.end].iter().flatten();
+        let calls = match body().any(|op| matches!(op, Op::Call(_))) {
+            true => Calls::Yes,
+            false => Calls::No,
+        };
+        let may_goto = body().any(|op| matches!(op, Op::MayGoto { .. }));
+        let written = body().fold(0, |set, op| set | op.written());
+        let mut saved = Vec::new();
+        if calls == Calls::Yes {
+            saved.extend([Reg::Ra, Reg::Fp]);
+            let used = BpfReg::ALL[6..10]
+                .iter()
+                .filter(|r| written & bit(**r) != 0);
+            saved.extend(used.map(|reg| SAVED_MAP[reg.index() - 6]));
+        }
+        let stack_bytes = i64::from(func.stack_bytes.next_multiple_of(8));
+        let size = stack_bytes + 8 * i64::from(may_goto) + 8 * saved.len() as i64;
+        Self {
+            calls,
+            stack_bytes,
+            may_goto,
+            saved,
+            size_bytes: (size + 15) & !15,
+        }
+    }
+
+    /// The register that holds a BPF register; `r10` has none.
+    pub(super) fn reg(&self, reg: BpfReg) -> Reg {
+        let n = reg.index();
+        match (n, self.calls) {
+            (0, _) => Reg::A5,
+            (1..=5, _) => ARG_MAP[n - 1],
+            (6..=9, Calls::Yes) => SAVED_MAP[n - 6],
+            (6..=9, Calls::No) => LEAF_MAP[n - 6],
+            _ => Reg::Sp,
+        }
+    }
+
+    /// Where `r10` points, from `sp`.
+    pub(super) fn r10(&self) -> i64 {
+        self.stack_bytes
+    }
+
+    /// Where the count of loops is, from `sp`.
+    pub(super) fn loops_off(&self) -> i64 {
+        self.stack_bytes
+    }
+
+    pub(super) fn prologue(&self, asm: &mut Asm, max_loops: u64) {
+        if self.size_bytes == 0 {
+            return;
+        }
+        asm.emit(addi(Reg::Sp, Reg::Sp, small(-self.size_bytes)));
+        for (reg, off) in self.saves() {
+            asm.emit(sd(reg, Reg::Sp, small(off)));
+        }
+        if self.calls == Calls::Yes {
+            asm.emit(addi(Reg::Fp, Reg::Sp, small(self.size_bytes)));
+        }
+        if self.may_goto {
+            asm.li(Reg::T0, max_loops as i64);
+            asm.emit(sd(Reg::T0, Reg::Sp, small(self.loops_off())));
+        }
+    }
+
+    /// Returns; the result is in `a0`.
+    pub(super) fn epilogue(&self, asm: &mut Asm) {
+        for (reg, off) in self.saves() {
+            asm.emit(ld(reg, Reg::Sp, small(off)));
+        }
+        if self.size_bytes != 0 {
+            asm.emit(addi(Reg::Sp, Reg::Sp, small(self.size_bytes)));
+        }
+        asm.emit(ret());
+    }
+
+    /// What is saved where, from `sp`.
+    fn saves(&self) -> impl Iterator<Item = (Reg, i64)> + '_ {
+        let place = |(i, reg): (usize, &Reg)| (*reg, self.size_bytes - 8 * (i as i64 + 1));
+        self.saved.iter().enumerate().map(place)
+    }
+}
+
+const ARG_MAP: [Reg; 5] = [Reg::A0, Reg::A1, Reg::A2, Reg::A3, Reg::A4];
+const SAVED_MAP: [Reg; 4] = [Reg::S1, Reg::S2, Reg::S3, Reg::S4];
+const LEAF_MAP: [Reg; 4] = [Reg::A6, Reg::A7, Reg::T3, Reg::T4];
+
+/// An offset that is known to fit: frames have at most 512 bytes of stack and six registers.
+pub(super) fn small(value: i64) -> SImm<12> {
+    SImm::new(value).unwrap_or(SImm::ZERO)
+}

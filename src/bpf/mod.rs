@@ -1,0 +1,53 @@
+//! BPF programs: what they mean, and how they run.
+//!
+//! ```text
+//!   bytes ──▶ Program ──────────▶ Interpreter          any host
+//!             decoded, checked └─▶ BpfProg             RV64 code in a pack
+//!                                  └─▶ RawProg         on a hook
+//! ```
+//!
+//! [`ProgramBuilder`] writes programs, with an example; [`Runtime::load`](crate::Runtime::load)
+//! compiles them.
+//!
+//! | module | holds |
+//! | --- | --- |
+//! | `insn`, `op` | [`BpfInsn`] as encoded, [`Op`] as meant |
+//! | `decode`, `encode` | from one to the other |
+//! | `regs` | which registers an instruction reads and writes |
+//! | `disasm` | the kernel's text form of [`Op`], [`Program::disassemble`] |
+//! | `builder` | [`ProgramBuilder`]: programs written in Rust |
+//! | `verify`, `program` | [`Program`]: well-formed, in functions |
+//! | `env`, `helpers` | [`Env`]: helpers, host functions, maps; [`Env::tracing`] |
+//! | `interp` | [`Interpreter`]: the reference |
+//! | `jit`, `loaded` | [`BpfProg`]: compiled |
+//! | `faults` | loads that may fault, and the handler that lets them |
+//!
+//! Source: RFC 9669; kernel `Documentation/bpf/standardization/instruction-set.rst`.
+
+mod builder;
+mod decode;
+mod disasm;
+mod encode;
+mod env;
+mod error;
+mod faults;
+mod helpers;
+mod insn;
+mod interp;
+mod jit;
+mod loaded;
+mod op;
+mod program;
+mod regs;
+mod verify;
+
+pub use builder::{Label, ProgramBuilder};
+pub use env::{Env, Fill, HostArg, HostFn, HostRet};
+pub use error::{LoadError, Reason, Refusal, Stop};
+pub use insn::{BpfInsn, BpfReg, INSN_BYTES};
+pub use interp::Interpreter;
+pub use loaded::{BpfProg, Options};
+pub use op::{
+    AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Fetch, Imm64, Op, Operand, Size, Width,
+};
+pub use program::{Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, MAX_TAIL_CALLS, Program};

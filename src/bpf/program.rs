@@ -1,0 +1,121 @@
+//! A program that has been found fit.
+//!
+//! Key types: [`Program`], [`Func`]. Neighbours: `verify` finds it fit, `interp` and `jit` run it.
+
+use super::error::{Reason, Refusal};
+use super::insn::{BpfInsn, INSN_BYTES};
+use super::op::Op;
+use super::verify;
+
+/// The most instructions of a program. Kernel: `BPF_COMPLEXITY_LIMIT_INSNS`.
+pub const MAX_INSNS: usize = 1_000_000;
+/// The most stack of all functions that are inside each other. Kernel: `MAX_BPF_STACK`.
+pub const MAX_STACK_BYTES: u32 = 512;
+/// The most functions inside each other. Kernel: `MAX_CALL_FRAMES`.
+pub const MAX_CALL_FRAMES: usize = 8;
+/// The most tail calls of one run. Kernel: `MAX_TAIL_CALL_CNT`.
+pub const MAX_TAIL_CALLS: u32 = 33;
+
+/// A program: instructions that are well-formed, in functions that call each other and end.
+///
+/// That is all that has been checked: what its loads and stores touch, and what it does with the
+/// values it is given, is the program's own affair, as it is for native code.
+#[derive(Clone, Debug)]
+pub struct Program {
+    name: String,
+    insns: Vec<BpfInsn>,
+    ops: Vec<Option<Op>>,
+    funcs: Vec<Func>,
+}
+
+/// A function of a program.
+#[derive(Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Func {
+    /// Its first instruction.
+    pub start: usize,
+    /// The one after its last.
+    pub end: usize,
+    /// How much stack it has, in bytes: as much as constants show it to touch, or all there can be
+    /// where they do not show it.
+    pub stack_bytes: u32,
+    /// The registers that it may read before it has set them, a bit each; they are zero then.
+    pub(crate) zeroed: u16,
+    /// The functions that it calls or refers to, by their index.
+    pub callees: Vec<usize>,
+}
+
+impl Program {
+    /// Checks `insns`.
+    ///
+    /// # Errors
+    /// The first [`Refusal`], in the order of the program for what one instruction can be refused
+    /// for.
+    pub fn new(insns: Vec<BpfInsn>) -> Result<Self, Refusal> {
+        let (ops, funcs) = verify::verify(&insns)?;
+        let name = String::from("unnamed");
+        Ok(Self {
+            name,
+            insns,
+            ops,
+            funcs,
+        })
+    }
+
+    /// Checks instructions as they are stored in an object, eight little-endian bytes each.
+    ///
+    /// # Errors
+    /// [`Reason::OddBytes`], and as [`Program::new`].
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Refusal> {
+        let (insns, rest) = (
+            bytes.chunks_exact(INSN_BYTES),
+            bytes.len() % INSN_BYTES != 0,
+        );
+        let insns: Vec<BpfInsn> = insns
+            .map(|b| BpfInsn::from_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]))
+            .collect();
+        if rest {
+            return Err(Refusal {
+                insn: insns.len(),
+                reason: Reason::OddBytes { bytes: bytes.len() },
+            });
+        }
+        Self::new(insns)
+    }
+
+    /// Gives it a name, by which its faults are reported.
+    #[must_use]
+    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The instructions as they were given.
+    #[must_use]
+    pub fn insns(&self) -> &[BpfInsn] {
+        &self.insns
+    }
+
+    /// What each instruction does; `None` for the second half of a constant.
+    #[must_use]
+    pub fn ops(&self) -> &[Option<Op>] {
+        &self.ops
+    }
+
+    /// The functions in order; the first is where the program begins.
+    #[must_use]
+    pub fn funcs(&self) -> &[Func] {
+        &self.funcs
+    }
+}
+
+/// Where a jump of instruction `at` goes that counts from the next one.
+pub(crate) fn target(at: usize, off: i32) -> i64 {
+    at as i64 + 1 + i64::from(off)
+}
