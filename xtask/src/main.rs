@@ -16,6 +16,7 @@ mod bench;
 mod cache;
 mod cargo;
 mod ci;
+mod conformance;
 mod elf;
 mod enter;
 mod initramfs;
@@ -38,7 +39,7 @@ mod workspace;
 use std::process::ExitCode;
 
 use anyhow::{Result, ensure};
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     bench::BENCHES,
@@ -90,6 +91,26 @@ enum Sub {
     },
     /// Checks format, licences, clippy, docs and Rust 1.85, then runs `test`.
     Ci {
+        #[command(flatten)]
+        machine: MachineArgs,
+    },
+    /// Runs BPF vectors, interpreted and compiled: on all cpus unless told
+    /// otherwise.
+    Conformance {
+        /// JSON objects, one a line: see examples/conformance.rs.
+        file: std::path::PathBuf,
+        #[command(flatten)]
+        machine: MachineArgs,
+    },
+    /// Compares random BPF programs, interpreted and compiled, until the time is
+    /// over or two differ.
+    Fuzz {
+        /// How long.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Where to begin; the clock when left out.
+        #[arg(long)]
+        seed: Option<String>,
         #[command(flatten)]
         machine: MachineArgs,
     },
@@ -246,6 +267,25 @@ fn xtask(command: Sub) -> Result<ExitCode> {
                 bench::bench(&lab, place, bench, machine.console())?;
             }
             Ok(ExitCode::SUCCESS)
+        }
+        Sub::Conformance { file, machine } => {
+            let lab = Lab::open()?;
+            let places = machine.places(&lab, Cpu::value_variants())?;
+            let well = conformance::conformance(&lab, &places, &file, machine.console())?;
+            Ok(exit(well))
+        }
+        Sub::Fuzz {
+            seconds,
+            seed,
+            machine,
+        } => {
+            let mut args = vec!["--seconds".to_owned(), seconds.to_string()];
+            args.extend(
+                seed.into_iter()
+                    .flat_map(|seed| ["--seed".to_owned(), seed]),
+            );
+            let what = What::Target(vec!["--example".to_owned(), "bpf_fuzz".to_owned()]);
+            run_program(&Program { what, args }, Profile::Release, &[], &machine)
         }
         Sub::Ci { machine } => {
             let lab = Lab::open()?;

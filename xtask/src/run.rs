@@ -123,13 +123,27 @@ pub(crate) fn load(
 
 /// Runs a load of one program, its output going to ours, and gives its exit code.
 pub(crate) fn run(lab: &Lab, place: Place, load: &Load, console: Console) -> Result<i32> {
+    run_with(lab, place, load, console, &mut |event| {
+        if let Event::Output { stream, data } = event {
+            write_out(stream, &data.0);
+        }
+    })
+}
+
+/// The same, with `sink` told what happens.
+pub(crate) fn run_with(
+    lab: &Lab,
+    place: Place,
+    load: &Load,
+    console: Console,
+    sink: &mut dyn FnMut(Event),
+) -> Result<i32> {
     let mut code = None;
     let mut failed = None;
     lab.run(place, load, console, &mut |event| match event {
-        Event::Output { stream, data } => write_out(stream, &data.0),
         Event::ProgramEnded { code: ended, .. } => code = Some(ended),
         Event::JobFailed { job, why } => failed = Some(format!("{job}: {why}")),
-        _ => {}
+        other => sink(other),
     })?;
     if let Some(why) = failed {
         bail!(why);
