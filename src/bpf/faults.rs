@@ -319,14 +319,16 @@ mod handler {
             _ => b": SIGSEGV at ",
         };
         let parts: [&[u8]; 5] = [b"BPF program ", table.name.as_bytes(), what, &hex, b"\n"];
-        // SAFETY: 1. this thread's own.
-        let errno = unsafe { &mut *libc::__errno_location() };
-        let before = *errno;
+        // SAFETY: 1. takes nothing; the place is this thread's own.
+        let errno = unsafe { libc::__errno_location() };
+        // SAFETY: 1. it is live as long as the thread.
+        let before = unsafe { errno.read() };
         for part in parts {
             // SAFETY: 1. the bytes are live. Whether they arrive does not matter.
             unsafe { libc::syscall(libc::SYS_write, 2, part.as_ptr(), part.len()) };
         }
-        *errno = before;
+        // SAFETY: 1. as above.
+        unsafe { errno.write(before) };
     }
 }
 

@@ -206,9 +206,10 @@ mod tests {
     fn process_and_thread_are_told_apart() {
         let here = get_current_pid_tgid();
         assert_eq!(here >> 32, u64::from(std::process::id()));
-        let there = std::thread::spawn(|| get_current_pid_tgid())
-            .join()
-            .unwrap();
+        fn there() -> u64 {
+            get_current_pid_tgid()
+        }
+        let there = std::thread::spawn(there).join().unwrap();
         assert_eq!(there >> 32, here >> 32);
         assert_ne!(there as u32, here as u32);
     }

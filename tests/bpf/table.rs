@@ -72,7 +72,7 @@ impl Table {
 
 fn hex_of(program: &[Insn]) -> String {
     let bytes = program.iter().flat_map(|insn| insn.bytes());
-    bytes.map(|byte| format!("{byte:02x}")).collect()
+    bytes.fold(String::new(), |text, byte| text + &format!("{byte:02x}"))
 }
 
 /// The bytes that a field holds.
