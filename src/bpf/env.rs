@@ -14,7 +14,7 @@
 
 use std::collections::BTreeMap;
 
-use super::op::{Imm64, Size};
+use super::op::{Callee, Imm64, Size};
 
 /// How a value fills 64 bits.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
@@ -156,7 +156,7 @@ host_fns! {
     (A 0 B 1 C 2 D 3 E 4)
 }
 
-/// Numbers of helpers that are part of the machine. Kernel: `___BPF_FUNC_MAPPER`.
+/// The number of the helper that is an instruction in truth. Kernel: `___BPF_FUNC_MAPPER`.
 pub(crate) const TAIL_CALL: i32 = 12;
 
 /// Everything that a program can refer to.
@@ -169,7 +169,7 @@ pub struct Env {
 }
 
 impl Env {
-    /// Nothing but what the machine itself has (the tail call).
+    /// Nothing.
     pub fn new() -> Self {
         Self::default()
     }
@@ -200,12 +200,13 @@ impl Env {
         self
     }
 
-    pub(crate) fn helper_of(&self, id: i32) -> Option<&Import> {
-        self.helpers.get(&id)
-    }
-
-    pub(crate) fn host_fn_of(&self, id: i32) -> Option<&Import> {
-        self.host.get(&id)
+    /// What a call leads to outside the program, if it is there.
+    pub(crate) fn import(&self, callee: Callee) -> Option<&Import> {
+        match callee {
+            Callee::Helper(id) => self.helpers.get(&id),
+            Callee::Host { id, .. } => self.host.get(&id),
+            Callee::Local(_) => None,
+        }
     }
 
     /// The address that a constant stands for; `Err`: what it is, and its number.

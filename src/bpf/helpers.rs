@@ -92,7 +92,10 @@ pub(crate) fn needs(program: &Program) -> Needs {
 type ReadFn = unsafe extern "C" fn(*mut u8, u32, *const u8) -> i64;
 
 /// Copies `size` bytes from an address that need not be one.
-unsafe extern "C" fn probe_read(dst: *mut u8, size: u32, src: *const u8) -> i64 {
+///
+/// # Safety
+/// 1. There is room for `size` bytes at `dst`.
+pub(super) unsafe extern "C" fn probe_read(dst: *mut u8, size: u32, src: *const u8) -> i64 {
     let local = libc::iovec {
         iov_base: dst.cast(),
         iov_len: size as usize,

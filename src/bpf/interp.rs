@@ -16,9 +16,10 @@ use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use super::env::Env;
 use super::error::{Reason, Refusal, Stop};
+use super::helpers::probe_read;
 use super::insn::BpfReg;
 use super::op::{
-    AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Fetch, Imm64, Op, Operand, Size, Width,
+    AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Imm64, Op, Operand, Size, Width,
 };
 use super::program::{MAX_STACK_BYTES, Program, target};
 
@@ -196,13 +197,8 @@ impl<'a> Interpreter<'a> {
                 let (value, r0) = (frame.regs[src.index()], frame.regs[0]);
                 // SAFETY: 1. caller's contract.
                 let before = unsafe { atomic(op, size, addr, value, r0) };
-                match op {
-                    AtomicOp::Cmpxchg => frame.regs[0] = before,
-                    AtomicOp::Add(Fetch::No)
-                    | AtomicOp::Or(Fetch::No)
-                    | AtomicOp::And(Fetch::No)
-                    | AtomicOp::Xor(Fetch::No) => {}
-                    _ => frame.regs[src.index()] = before,
+                if let Some(reg) = op.result(src) {
+                    frame.regs[reg.index()] = before;
                 }
             }
             Op::LoadAcquire {
@@ -250,12 +246,7 @@ impl<'a> Interpreter<'a> {
     /// # Safety
     /// 1. The function may be called with what the registers hold.
     unsafe fn call(&self, frame: &mut Frame, callee: Callee) {
-        let import = match callee {
-            Callee::Helper(id) => self.env.helper_of(id),
-            Callee::Host { id, .. } => self.env.host_fn_of(id),
-            Callee::Local(_) => None,
-        };
-        let Some(import) = import else {
+        let Some(import) = self.env.import(callee) else {
             unreachable!("`new` has seen that it is there");
         };
         let mut args = [0; 5];
@@ -280,10 +271,11 @@ pub(crate) fn check_import(op: Op, env: &Env) -> Result<(), Reason> {
         Op::Call(Callee::Helper(super::env::TAIL_CALL)) => {
             Err(Reason::Unsupported { what: "tail_call" })
         }
-        Op::Call(Callee::Helper(id)) if env.helper_of(id).is_none() => Err(Reason::NoHelper { id }),
-        Op::Call(Callee::Host { id, .. }) if env.host_fn_of(id).is_none() => {
-            Err(Reason::NoHostFunction { id })
-        }
+        Op::Call(callee) if env.import(callee).is_none() => match callee {
+            Callee::Helper(id) => Err(Reason::NoHelper { id }),
+            Callee::Host { id, .. } => Err(Reason::NoHostFunction { id }),
+            Callee::Local(_) => Ok(()),
+        },
         Op::LdImm64 {
             imm: Imm64::Func(_),
             ..
@@ -425,24 +417,9 @@ unsafe fn load(size: Size, addr: u64) -> u64 {
 /// Reads memory that may not be there, through the kernel.
 fn probe(size: Size, addr: u64) -> u64 {
     let mut bytes = [0; 8];
-    let len = size.bytes() as usize;
-    let local = libc::iovec {
-        iov_base: bytes.as_mut_ptr().cast(),
-        iov_len: len,
-    };
-    let remote = libc::iovec {
-        iov_base: at(addr),
-        iov_len: len,
-    };
-    let pid = std::process::id() as libc::pid_t;
-    // SAFETY:
-    // 1. `local` is writable for its length.
-    // 2. The kernel checks `remote`.
-    let got = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
-    match got {
-        n if n == len as isize => u64::from_le_bytes(bytes),
-        _ => 0,
-    }
+    // SAFETY: 1. there is room for the largest size.
+    unsafe { probe_read(bytes.as_mut_ptr(), size.bytes(), at(addr)) };
+    u64::from_le_bytes(bytes)
 }
 
 /// # Safety

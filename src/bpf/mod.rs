@@ -50,4 +50,4 @@ pub use loaded::{BpfProg, Options};
 pub use op::{
     AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Fetch, Imm64, Op, Operand, Size, Width,
 };
-pub use program::{Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, MAX_TAIL_CALLS, Program};
+pub use program::{Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, Program};

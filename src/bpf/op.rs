@@ -266,6 +266,19 @@ pub enum Fetch {
 }
 
 impl AtomicOp {
+    /// The register that what was there goes to, if it goes to one.
+    #[must_use]
+    pub const fn result(self, src: BpfReg) -> Option<BpfReg> {
+        match self {
+            Self::Add(Fetch::No)
+            | Self::Or(Fetch::No)
+            | Self::And(Fetch::No)
+            | Self::Xor(Fetch::No) => None,
+            Self::Cmpxchg => Some(BpfReg::R0),
+            _ => Some(src),
+        }
+    }
+
     /// All of them.
     pub const ALL: [Self; 10] = [
         Self::Add(Fetch::No),

@@ -13,8 +13,6 @@ pub const MAX_INSNS: usize = 1_000_000;
 pub const MAX_STACK_BYTES: u32 = 512;
 /// The most functions inside each other. Kernel: `MAX_CALL_FRAMES`.
 pub const MAX_CALL_FRAMES: usize = 8;
-/// The most tail calls of one run. Kernel: `MAX_TAIL_CALL_CNT`.
-pub const MAX_TAIL_CALLS: u32 = 33;
 
 /// A program: instructions that are well-formed, in functions that call each other and end.
 ///

@@ -4,7 +4,7 @@
 //! and 5.
 
 use super::insn::BpfReg;
-use super::op::{AluOp, AtomicOp, Fetch, Op, Operand};
+use super::op::{AluOp, AtomicOp, Op, Operand};
 
 /// A set of registers, a bit each.
 pub(crate) type RegSet = u16;
@@ -67,14 +67,7 @@ impl Op {
             | Self::LdImm64 { dst, .. }
             | Self::Load { dst, .. }
             | Self::LoadAcquire { dst, .. } => bit(dst),
-            Self::Atomic { op, src, .. } => match op {
-                AtomicOp::Add(Fetch::No)
-                | AtomicOp::Or(Fetch::No)
-                | AtomicOp::And(Fetch::No)
-                | AtomicOp::Xor(Fetch::No) => 0,
-                AtomicOp::Cmpxchg => bit(BpfReg::R0),
-                _ => bit(src),
-            },
+            Self::Atomic { op, src, .. } => op.result(src).map_or(0, bit),
             Self::Call(_) => CALLER_SAVED,
             Self::Store { .. }
             | Self::StoreRelease { .. }

@@ -17,9 +17,7 @@
 
 use super::super::env::{Env, Fill};
 use super::super::insn::BpfReg;
-use super::super::op::{
-    AluOp, AtomicOp, ByteOrder, Callee, Extend, Fetch, Imm64, Op, Operand, Size, Width,
-};
+use super::super::op::{AluOp, AtomicOp, ByteOrder, Extend, Imm64, Op, Operand, Size, Width};
 use super::super::program::{Program, target};
 use super::super::regs::{ARGS, RegSet, bit};
 use super::super::verify::{goes_on, jump_of};
@@ -175,25 +173,16 @@ impl Forms {
                 self.set(dst, form);
             }
             Op::LoadAcquire { size, dst, .. } => self.set(dst, memory_form(size, live(dst))),
-            Op::Atomic { op, size, src, .. } => match op {
-                AtomicOp::Cmpxchg => {
-                    self.set(BpfReg::R0, memory_form(size, live(BpfReg::R0)));
+            Op::Atomic { op, size, src, .. } => {
+                if let Some(reg) = op.result(src) {
+                    self.set(reg, memory_form(size, live(reg)));
                 }
-                AtomicOp::Add(Fetch::No)
-                | AtomicOp::Or(Fetch::No)
-                | AtomicOp::And(Fetch::No)
-                | AtomicOp::Xor(Fetch::No) => {}
-                _ => self.set(src, memory_form(size, live(src))),
-            },
+            }
             Op::Call(callee) => {
                 self.zero &= !ARGS;
                 self.sign &= !ARGS;
-                let fill = match callee {
-                    Callee::Helper(id) => env.helper_of(id),
-                    Callee::Host { id, .. } => env.host_fn_of(id),
-                    Callee::Local(_) => None,
-                };
-                let form = match fill.map_or(Fill::Whole, |import| import.ret) {
+                let import = env.import(callee);
+                let form = match import.map_or(Fill::Whole, |import| import.ret) {
                     Fill::Whole | Fill::Zeros(Size::Dw) | Fill::Sign(Size::Dw) => Form::ANY,
                     Fill::Zeros(Size::B | Size::H) => Form::BOTH,
                     Fill::Zeros(Size::W) => extended(BpfReg::R0, Form::SIGN),
@@ -479,11 +468,7 @@ fn upper_live_in(op: Op, live_out: RegSet, env: &Env) -> RegSet {
             bit(dst) | value(size, bit(src) | r0)
         }
         Op::Call(callee) => {
-            let import = match callee {
-                Callee::Helper(id) => env.helper_of(id),
-                Callee::Host { id, .. } => env.host_fn_of(id),
-                Callee::Local(_) => None,
-            };
+            let import = env.import(callee);
             let whole = |i: usize| import.is_none_or(|import| import.args[i] == Fill::Whole);
             let args = BpfReg::ALL[1..6].iter().enumerate();
             args.filter(|(i, _)| whole(*i))

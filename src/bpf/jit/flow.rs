@@ -130,19 +130,15 @@ impl Emit<'_> {
     }
 
     pub(super) fn call(&mut self, at: usize, callee: Callee) {
-        let import = match callee {
-            Callee::Local(off) => {
-                let label = self.labels.funcs[target(at, off) as usize];
-                if let Some(label) = label {
-                    self.asm.jal(Reg::Ra, label);
-                }
-                return self.emit(mv(Reg::A5, Reg::A0));
+        if let Callee::Local(off) = callee {
+            let label = self.labels.funcs[target(at, off) as usize];
+            if let Some(label) = label {
+                self.asm.jal(Reg::Ra, label);
             }
-            Callee::Helper(id) => self.env.helper_of(id),
-            Callee::Host { id, .. } => self.env.host_fn_of(id),
-        };
+            return self.emit(mv(Reg::A5, Reg::A0));
+        }
         // `compile` has seen that it is there.
-        if let Some(import) = import.copied() {
+        if let Some(import) = self.env.import(callee).copied() {
             self.call_host(&import);
         }
     }
