@@ -119,7 +119,8 @@ impl Ways {
 fn compiled(loaded: Result<BpfProg, LoadError>, mut mem: Vec<u8>) -> Result<u64, String> {
     let loaded = loaded.map_err(|e| e.to_string())?;
     // SAFETY: 1. as above, and the interpreter has come to its end.
-    Ok(unsafe { loaded.run(args(&mut mem)) })
+    let r0 = unsafe { loaded.run(args(&mut mem)) };
+    r0.map_err(|e| e.to_string())
 }
 
 fn args(mem: &mut [u8]) -> [u64; 5] {

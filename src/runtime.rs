@@ -6,13 +6,13 @@
 )]
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
 use text::{Pad, RxAddr};
-use trampoline::{FuncModel, TrampStats, Trampolines};
+use trampoline::{FuncModel, TrampError, TrampStats, Trampolines};
 
-use crate::bpf::{BpfProg, Env, LoadError, Options, Program};
+use crate::bpf::{self, BpfProg, Env, LoadError, Options, Program};
 use crate::error::Error;
 use crate::func::{HookFn, Untyped};
 use crate::glue::Site;
@@ -155,15 +155,21 @@ impl Runtime {
         hook::detach_all(hooks)
     }
 
-    /// Waits until the code of everything that was detached is freed. Nobody has to call this:
-    /// code is freed along the way; but afterwards the numbers are exact.
+    /// Waits until the code of everything that was detached, or taken out of an array of programs,
+    /// is freed. Nobody has to call this: code is freed along the way; but afterwards the numbers
+    /// are exact.
     ///
     /// # Errors
-    /// [`Error::Tramp`] with `StillInUse` when threads are still inside hooked calls after
-    /// `patience`; nothing is lost.
+    /// [`Error::Tramp`] with `StillInUse` when threads are still inside hooked calls or programs
+    /// after `patience`; nothing is lost.
     #[doc(alias = "synchronize_rcu_tasks")]
     pub fn synchronize(&self, patience: Duration) -> Result<(), Error> {
-        Ok(self.inner.tramps.synchronize(patience)?)
+        let end = Instant::now() + patience;
+        self.inner.tramps.synchronize(patience)?;
+        match bpf::synchronize(end.saturating_duration_since(Instant::now())) {
+            0 => Ok(()),
+            retired => Err(TrampError::StillInUse { retired }.into()),
+        }
     }
 
     /// Compiles `program`, with `env` around it, into a pack.

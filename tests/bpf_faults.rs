@@ -73,7 +73,7 @@ fn probing(times: i32) -> Program {
 
 fn run(prog: &BpfProg, r1: u64) -> u64 {
     // SAFETY: 1. the programs of this file end; their loads may fault or are of a live variable.
-    unsafe { prog.run([r1, 0, 0, 0, 0]) }
+    unsafe { prog.run([r1, 0, 0, 0, 0]) }.unwrap()
 }
 
 #[test]

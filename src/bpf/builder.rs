@@ -6,7 +6,7 @@
 use super::error::{Reason, Refusal};
 use super::insn::{BpfInsn, BpfReg};
 use super::op::{AluOp, Callee, Cond, Extend, Fault, Imm64, Op, Operand, Size, Width};
-use super::program::Program;
+use super::program::{Extra, Program};
 
 /// A place in a program: made by [`ProgramBuilder::label`], put by [`ProgramBuilder::bind`].
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -39,6 +39,7 @@ pub struct ProgramBuilder {
     len: usize,
     /// The instruction that each label stands before.
     labels: Vec<Option<usize>>,
+    exception_callback: Option<Label>,
 }
 
 impl ProgramBuilder {
@@ -167,6 +168,23 @@ impl ProgramBuilder {
         self.push(Op::Call(Callee::Local(0)), Some(label))
     }
 
+    /// `dst` = the function of this program that begins at `label`, for whoever calls it back.
+    pub fn ld_func(&mut self, dst: BpfReg, label: Label) -> &mut Self {
+        let imm = Imm64::Func(0);
+        self.push(Op::LdImm64 { dst, imm }, Some(label))
+    }
+
+    /// Calls a host function.
+    pub fn call_host(&mut self, id: i32) -> &mut Self {
+        self.op(Op::Call(Callee::Host { id, object: 0 }))
+    }
+
+    /// The function at `label` is what exceptions end in: see [`Extra::exception_callback`].
+    pub fn exception_callback(&mut self, label: Label) -> &mut Self {
+        self.exception_callback = Some(label);
+        self
+    }
+
     /// Returns `r0`.
     pub fn exit(&mut self) -> &mut Self {
         self.op(Op::Exit)
@@ -190,7 +208,16 @@ impl ProgramBuilder {
             insns.push(first);
             insns.extend(second);
         }
-        Program::new(insns)
+        let callback = self.exception_callback.map(|label| {
+            let reason = Reason::Unbound;
+            self.place(label).ok_or(Refusal { insn: 0, reason })
+        });
+        let exception_callback = callback.transpose()?;
+        Program::with_extra(insns, Extra { exception_callback })
+    }
+
+    fn place(&self, label: Label) -> Option<usize> {
+        self.labels.get(label.0).copied().flatten()
     }
 
     fn push(&mut self, op: Op, label: Option<Label>) -> &mut Self {
@@ -218,13 +245,17 @@ impl ProgramBuilder {
 
     /// Instruction `at`, with the distance to its label.
     fn aimed(&self, at: usize, op: Op, label: Label) -> Result<Op, Reason> {
-        let to = self.labels.get(label.0).copied().flatten();
-        let by = to.ok_or(Reason::Unbound)? as i64 - (at as i64 + 1);
+        let to = self.place(label).ok_or(Reason::Unbound)?;
+        let by = to as i64 - (at as i64 + 1);
         let far = i32::try_from(by).map_err(|_| Reason::TooFar { by });
         let near = i16::try_from(by).map_err(|_| Reason::TooFar { by });
         Ok(match op {
             Op::Jump { .. } => Op::Jump { off: far? },
             Op::Call(_) => Op::Call(Callee::Local(far?)),
+            Op::LdImm64 { dst, .. } => {
+                let imm = Imm64::Func(far?);
+                Op::LdImm64 { dst, imm }
+            }
             Op::Branch {
                 cond,
                 width,

@@ -14,7 +14,9 @@
 
 use std::collections::BTreeMap;
 
-use super::op::{Callee, Imm64, Size};
+use super::array::ProgArray;
+use super::op::{Callee, Imm64, Op, Size};
+use super::program::Program;
 
 /// How a value fills 64 bits.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
@@ -156,8 +158,24 @@ host_fns! {
     (A 0 B 1 C 2 D 3 E 4)
 }
 
-/// The number of the helper that is an instruction in truth. Kernel: `___BPF_FUNC_MAPPER`.
-pub(crate) const TAIL_CALL: i32 = 12;
+/// `bpf_tail_call`. Kernel: `___BPF_FUNC_MAPPER`.
+const TAIL_CALL: i32 = 12;
+/// `bpf_loop`.
+const LOOP: i32 = 181;
+
+/// A call that leads nowhere: it is a jump or a loop in truth.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) enum Control {
+    /// Goes on in program `r3` of array `r2` instead of this function, with `r1`; where there is
+    /// none, or after [`MAX_TAIL_CALLS`](super::MAX_TAIL_CALLS), `r0` is `-EINVAL`.
+    TailCall,
+    /// Calls `r2` with 0, 1, 2 … and `r3`, at most `r1` times, until it gives something else than
+    /// 0; `r0` is how often. With flags in `r4`: `-EINVAL`; more than 2^23 times: `-E2BIG`.
+    Loop,
+    /// Leaves all functions of the program; the exception callback's result, for `r1`, is the
+    /// program's.
+    Throw,
+}
 
 /// Everything that a program can refer to.
 #[derive(Clone, Debug, Default)]
@@ -165,7 +183,9 @@ pub(crate) const TAIL_CALL: i32 = 12;
 pub struct Env {
     helpers: BTreeMap<i32, Import>,
     host: BTreeMap<i32, Import>,
+    throw: Option<i32>,
     maps: Vec<u64>,
+    prog_arrays: Vec<ProgArray>,
 }
 
 impl Env {
@@ -198,6 +218,45 @@ impl Env {
     pub fn map(mut self, addr: *const ()) -> Self {
         self.maps.push(addr as u64);
         self
+    }
+
+    /// The BTF id by which programs call `bpf_throw`: from whatever depth of calls, the program
+    /// ends with what its exception callback makes of the cookie.
+    #[doc(alias = "bpf_throw")]
+    pub fn throw(mut self, id: i32) -> Self {
+        self.throw = Some(id);
+        self
+    }
+
+    /// Adds an array of programs as the next map of the list; tail calls go through it.
+    #[doc(alias = "BPF_MAP_TYPE_PROG_ARRAY")]
+    pub fn prog_array(mut self, array: &ProgArray) -> Self {
+        self.maps.push(array.addr());
+        self.prog_arrays.push(array.clone());
+        self
+    }
+
+    /// The arrays of programs.
+    pub(crate) fn prog_arrays(&self) -> &[ProgArray] {
+        &self.prog_arrays
+    }
+
+    /// The calls that are none. Helpers of the user's own come first.
+    pub(crate) fn control(&self, callee: Callee) -> Option<Control> {
+        match callee {
+            Callee::Helper(id) if self.helpers.contains_key(&id) => None,
+            Callee::Helper(TAIL_CALL) => Some(Control::TailCall),
+            Callee::Helper(LOOP) => Some(Control::Loop),
+            Callee::Host { id, .. } if self.throw == Some(id) => Some(Control::Throw),
+            _ => None,
+        }
+    }
+
+    /// Whether a program makes calls of this kind.
+    pub(crate) fn uses(&self, program: &Program, control: Control) -> bool {
+        let is_it =
+            |op: &Op| matches!(*op, Op::Call(callee) if self.control(callee) == Some(control));
+        program.ops().iter().flatten().any(is_it)
     }
 
     /// What a call leads to outside the program, if it is there.

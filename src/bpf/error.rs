@@ -186,18 +186,32 @@ pub enum LoadError {
     /// Code cannot be changed now.
     #[error("{0}")]
     Tramp(#[from] trampoline::TrampError),
+    /// An array of programs that it uses has others.
+    #[error("{0}")]
+    ProgArray(#[from] super::array::ProgArrayError),
 }
 
-/// Why an interpreted program stopped before its end.
+/// Why a program stopped before its end.
 #[derive(Clone, Eq, PartialEq, Debug, Error)]
 #[non_exhaustive]
 pub enum Stop {
     /// It has executed as many instructions as it may.
     #[error("instruction {insn}: the budget of {budget} instructions is used up")]
     Budget {
-        /// The next instruction.
+        /// Where it was, in the program that it was in.
         insn: usize,
         /// How many it could execute.
         budget: u64,
     },
+    /// It has run as long as it may.
+    #[error("instruction {insn}: the time of {limit:?} is over")]
+    Time {
+        /// Where it was, in the program that it was in.
+        insn: usize,
+        /// How long it could run.
+        limit: std::time::Duration,
+    },
+    /// A tail call of an interpreted program led to one that cannot be run.
+    #[error("a tail call leads to a program that is refused: {0}")]
+    Refused(#[from] Refusal),
 }

@@ -117,7 +117,7 @@ pub(super) unsafe extern "C" fn probe_read(dst: *mut u8, size: u32, src: *const 
     -i64::from(libc::EFAULT)
 }
 
-extern "C" fn ktime_get_ns() -> u64 {
+pub(super) extern "C" fn ktime_get_ns() -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,

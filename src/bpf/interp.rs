@@ -12,19 +12,18 @@
     reason = "programs read and write memory, and call functions, as they please"
 )]
 
+use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
-use super::env::Env;
+use super::env::{Control, Env};
 use super::error::{Reason, Refusal, Stop};
 use super::helpers::probe_read;
 use super::insn::BpfReg;
 use super::op::{
     AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Imm64, Op, Operand, Size, Width,
 };
-use super::program::{MAX_STACK_BYTES, Program, target};
-
-/// How often a `may_goto` goes on before it leaves. Kernel: `BPF_MAX_LOOPS`.
-pub(crate) const MAX_LOOPS: u64 = 8 << 20;
+use super::program::{Func, MAX_LOOPS, MAX_STACK_BYTES, MAX_TAIL_CALLS, Program, target};
 
 /// A program with what it refers to, to be interpreted.
 #[derive(Debug)]
@@ -33,28 +32,89 @@ pub struct Interpreter<'a> {
     env: &'a Env,
 }
 
+/// A program that is being run: the one that was given, or one that a tail call led to.
+#[derive(Clone)]
+enum Source<'a> {
+    Given(&'a Program),
+    Array(Arc<Program>),
+}
+
+impl Deref for Source<'_> {
+    type Target = Program;
+
+    fn deref(&self) -> &Program {
+        match self {
+            Self::Given(program) => program,
+            Self::Array(program) => program,
+        }
+    }
+}
+
 /// One function that has been called and has not returned.
-struct Frame {
+struct Frame<'a> {
+    program: Source<'a>,
     regs: [u64; 11],
     /// The instruction to go on with.
     at: usize,
     /// `may_goto` has so many loops left.
     loops_left: u64,
+    /// Exceptions end here: it is the first function of a program that throws.
+    catches: bool,
+    then: Then<'a>,
     _stack: Box<[u64; MAX_STACK_BYTES as usize / 8]>,
 }
 
-impl Frame {
-    fn new(at: usize, args: &[u64]) -> Self {
+/// What happens when a function has returned.
+enum Then<'a> {
+    /// Its caller goes on with the result.
+    Return,
+    /// Its caller's `bpf_loop` calls it again.
+    Loop(Loop<'a>),
+}
+
+/// What `bpf_loop` does.
+#[derive(Clone)]
+struct Loop<'a> {
+    program: Source<'a>,
+    func: usize,
+    ctx: u64,
+    done: u64,
+    times: u64,
+}
+
+impl<'a> Loop<'a> {
+    /// The function's next call.
+    fn frame(self) -> Frame<'a> {
+        let args = [self.done, self.ctx];
+        let mut frame = Frame::new(self.program.clone(), self.func, &args);
+        frame.then = Then::Loop(self);
+        frame
+    }
+}
+
+impl<'a> Frame<'a> {
+    fn new(program: Source<'a>, at: usize, args: &[u64]) -> Self {
         let mut stack = Box::new([0; MAX_STACK_BYTES as usize / 8]);
         let mut regs = [0; 11];
         regs[1..=args.len()].copy_from_slice(args);
         regs[BpfReg::R10.index()] = stack.as_mut_ptr_range().end as u64;
         Self {
+            program,
             regs,
             at,
             loops_left: MAX_LOOPS,
+            catches: false,
+            then: Then::Return,
             _stack: stack,
         }
+    }
+
+    /// A program's first function.
+    fn first(program: Source<'a>, args: &[u64], env: &Env) -> Self {
+        let catches = env.uses(&program, Control::Throw);
+        let mut frame = Self::new(program, 0, args);
+        frame.catches = catches;
+        frame
     }
 
     fn get(&self, operand: Operand) -> u64 {
@@ -71,60 +131,115 @@ impl<'a> Interpreter<'a> {
     /// # Errors
     /// A [`Refusal`] when it refers to something that `env` does not have.
     pub fn new(program: &'a Program, env: &'a Env) -> Result<Self, Refusal> {
-        for (insn, op) in program.ops().iter().enumerate() {
-            let Some(op) = op else { continue };
-            check_import(*op, env).map_err(|reason| Refusal { insn, reason })?;
-        }
+        check_imports(program, env)?;
         Ok(Self { program, env })
     }
 
     /// Runs it with `r1` to `r5`, at most `budget` instructions; gives `r0`.
     ///
     /// # Errors
-    /// [`Stop::Budget`].
+    /// [`Stop::Budget`]; [`Stop::Refused`].
     ///
     /// # Safety
-    /// 1. The program's loads, stores and calls, with these arguments, are sound.
+    /// 1. The program's loads, stores and calls, with these arguments, are sound, and those of the
+    ///    programs that it goes on in.
     pub unsafe fn run(&self, args: [u64; 5], budget: u64) -> Result<u64, Stop> {
-        let mut frames = vec![Frame::new(0, &args)];
+        let mut run = Run {
+            frames: vec![Frame::first(Source::Given(self.program), &args, self.env)],
+            tail_calls_left: MAX_TAIL_CALLS,
+        };
         let mut left = budget;
-        while let Some(mut frame) = frames.pop() {
-            loop {
-                let at = frame.at;
-                if left == 0 {
-                    return Err(Stop::Budget { insn: at, budget });
+        loop {
+            let Some(frame) = run.frames.last_mut() else {
+                unreachable!("the last frame ends the run");
+            };
+            let at = frame.at;
+            if left == 0 {
+                return Err(Stop::Budget { insn: at, budget });
+            }
+            left -= 1;
+            let Some(op) = frame.program.ops()[at] else {
+                unreachable!("the verifier keeps paths on whole instructions");
+            };
+            frame.at += op.len_insns();
+            let ended = match op {
+                Op::Exit => {
+                    let r0 = frame.regs[0];
+                    run.leave(r0)
                 }
-                left -= 1;
-                let Some(op) = self.program.ops()[at] else {
-                    unreachable!("the verifier keeps paths on whole instructions");
-                };
-                frame.at += op.len_insns();
-                match op {
-                    Op::Exit => {
-                        let r0 = frame.regs[0];
-                        match frames.last_mut() {
-                            Some(caller) => caller.regs[0] = r0,
-                            None => return Ok(r0),
-                        }
-                        break;
+                Op::Call(callee) => match (self.env.control(callee), callee) {
+                    (Some(control), _) => self.control(&mut run, control)?,
+                    (None, Callee::Local(off)) => {
+                        let (to, args) = (target(at, off) as usize, &frame.regs[1..6]);
+                        let callee = Frame::new(frame.program.clone(), to, args);
+                        run.frames.push(callee);
+                        None
                     }
-                    Op::Call(Callee::Local(off)) => {
-                        let callee = Frame::new(target(at, off) as usize, &frame.regs[1..6]);
-                        frames.push(frame);
-                        frames.push(callee);
-                        break;
+                    (None, _) => {
+                        // SAFETY: 1. caller's contract.
+                        unsafe { self.call(frame, callee) };
+                        None
                     }
+                },
+                _ => {
                     // SAFETY: 1. caller's contract.
-                    _ => unsafe { self.step(&mut frame, at, op) },
+                    unsafe { self.step(frame, at, op) };
+                    None
                 }
+            };
+            if let Some(r0) = ended {
+                return Ok(r0);
             }
         }
-        unreachable!("the last frame returns")
+    }
+
+    /// A call that is none; the result, if it ends the run.
+    fn control(&self, run: &mut Run<'a>, control: Control) -> Result<Option<u64>, Stop> {
+        let Some(frame) = run.frames.last_mut() else {
+            return Ok(None);
+        };
+        let [r1, r2, r3, r4] = [1, 2, 3, 4].map(|n: usize| frame.regs[n]);
+        match control {
+            Control::Throw => return Ok(run.throw(r1)),
+            Control::TailCall => {
+                let arrays = self.env.prog_arrays();
+                let array = arrays.iter().find(|array| array.addr() == r2);
+                let program = array.and_then(|array| array.interpreted(r3 as u32));
+                match program.filter(|_| run.tail_calls_left > 0) {
+                    None => frame.regs[0] = errno(libc::EINVAL),
+                    Some(program) => {
+                        run.tail_calls_left -= 1;
+                        check_imports(&program, self.env)?;
+                        let (program, args) = (Source::Array(program), &frame.regs[1..6]);
+                        let mut next = Frame::first(program, args, self.env);
+                        next.then = std::mem::replace(&mut frame.then, Then::Return);
+                        *frame = next;
+                    }
+                }
+            }
+            Control::Loop if r4 != 0 => frame.regs[0] = errno(libc::EINVAL),
+            Control::Loop => match u64::from(r1 as u32) {
+                0 => frame.regs[0] = 0,
+                times if times > MAX_LOOPS => frame.regs[0] = errno(libc::E2BIG),
+                times => {
+                    let program = frame.program.clone();
+                    let looped = Loop {
+                        func: func_at(&program, r2),
+                        program,
+                        ctx: r3,
+                        done: 0,
+                        times,
+                    };
+                    run.frames.push(looped.frame());
+                }
+            },
+        }
+        Ok(None)
     }
 
     /// # Safety
     /// 1. The instruction's access or call is sound.
-    unsafe fn step(&self, frame: &mut Frame, at: usize, op: Op) {
+    unsafe fn step(&self, frame: &mut Frame<'_>, at: usize, op: Op) {
         match op {
             Op::Alu {
                 op,
@@ -153,6 +268,13 @@ impl<'a> Interpreter<'a> {
                 *value = byte_order(order, size, *value);
             }
             Op::AddrSpaceCast { .. } => unreachable!("the verifier refuses it"),
+            Op::LdImm64 {
+                dst,
+                imm: Imm64::Func(off),
+            } => {
+                let func = target(at, off) as usize;
+                frame.regs[dst.index()] = func_addr(&frame.program, func);
+            }
             Op::LdImm64 { dst, imm } => {
                 // `new` has seen that it is there.
                 frame.regs[dst.index()] = self.env.address(imm).unwrap_or_default();
@@ -237,15 +359,13 @@ impl<'a> Interpreter<'a> {
                     frame.at = target(at, off.into()) as usize;
                 }
             }
-            // SAFETY: 1. caller's contract.
-            Op::Call(callee) => unsafe { self.call(frame, callee) },
-            Op::Exit => unreachable!("`run` returns"),
+            Op::Call(_) | Op::Exit => unreachable!("`run` has dealt with it"),
         }
     }
 
     /// # Safety
     /// 1. The function may be called with what the registers hold.
-    unsafe fn call(&self, frame: &mut Frame, callee: Callee) {
+    unsafe fn call(&self, frame: &mut Frame<'_>, callee: Callee) {
         let Some(import) = self.env.import(callee) else {
             unreachable!("`new` has seen that it is there");
         };
@@ -265,12 +385,83 @@ impl<'a> Interpreter<'a> {
     }
 }
 
-/// Whether `env` has what an instruction refers to.
-pub(crate) fn check_import(op: Op, env: &Env) -> Result<(), Reason> {
-    match op {
-        Op::Call(Callee::Helper(super::env::TAIL_CALL)) => {
-            Err(Reason::Unsupported { what: "tail_call" })
+/// The functions that are being run, the innermost last.
+struct Run<'a> {
+    frames: Vec<Frame<'a>>,
+    tail_calls_left: u32,
+}
+
+impl Run<'_> {
+    /// The innermost function returns; the result, if it was the last one.
+    fn leave(&mut self, r0: u64) -> Option<u64> {
+        let then = self.frames.pop()?.then;
+        let Some(caller) = self.frames.last_mut() else {
+            return Some(r0);
+        };
+        match then {
+            Then::Return => caller.regs[0] = r0,
+            Then::Loop(mut looped) => {
+                looped.done += 1;
+                match r0 == 0 && looped.done < looped.times {
+                    true => self.frames.push(looped.frame()),
+                    false => caller.regs[0] = looped.done,
+                }
+            }
         }
+        None
+    }
+
+    /// The innermost program's functions are left, and its callback makes a result of the cookie.
+    fn throw(&mut self, cookie: u64) -> Option<u64> {
+        while self.frames.last().is_some_and(|frame| !frame.catches) {
+            self.frames.pop();
+        }
+        let Some(frame) = self.frames.last_mut() else {
+            // Out of the callback itself.
+            return Some(cookie);
+        };
+        match frame.program.extra().exception_callback {
+            None => self.leave(cookie),
+            Some(at) => {
+                let mut callback = Frame::new(frame.program.clone(), at, &[cookie]);
+                callback.then = std::mem::replace(&mut frame.then, Then::Return);
+                *frame = callback;
+                None
+            }
+        }
+    }
+}
+
+/// A helper's error.
+fn errno(code: i32) -> u64 {
+    -i64::from(code) as u64
+}
+
+/// What stands for a function of a program: where its first instruction is kept. Only `bpf_loop`
+/// can call it; interpreted functions are no code.
+fn func_addr(program: &Program, func: usize) -> u64 {
+    std::ptr::from_ref(&program.ops()[func]).expose_provenance() as u64
+}
+
+/// The function that `addr` stands for; the first one if it stands for none, which only programs
+/// that are not sound can make happen.
+fn func_at(program: &Program, addr: u64) -> usize {
+    let is_it = |func: &&Func| func_addr(program, func.start) == addr;
+    program.funcs().iter().find(is_it).map_or(0, |f| f.start)
+}
+
+/// Whether `env` has what a program refers to.
+pub(crate) fn check_imports(program: &Program, env: &Env) -> Result<(), Refusal> {
+    for (insn, op) in program.ops().iter().enumerate() {
+        let Some(op) = op else { continue };
+        check_import(*op, env).map_err(|reason| Refusal { insn, reason })?;
+    }
+    Ok(())
+}
+
+fn check_import(op: Op, env: &Env) -> Result<(), Reason> {
+    match op {
+        Op::Call(callee) if env.control(callee).is_some() => Ok(()),
         Op::Call(callee) if env.import(callee).is_none() => match callee {
             Callee::Helper(id) => Err(Reason::NoHelper { id }),
             Callee::Host { id, .. } => Err(Reason::NoHostFunction { id }),
@@ -279,9 +470,7 @@ pub(crate) fn check_import(op: Op, env: &Env) -> Result<(), Reason> {
         Op::LdImm64 {
             imm: Imm64::Func(_),
             ..
-        } => Err(Reason::Unsupported {
-            what: "the address of a function",
-        }),
+        } => Ok(()),
         Op::LdImm64 { imm, .. } => match env.address(imm) {
             Ok(_) => Ok(()),
             Err((what, id)) => Err(Reason::NoObject { what, id }),

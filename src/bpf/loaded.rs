@@ -5,15 +5,18 @@
 #![expect(unsafe_code, reason = "calls the code that was made")]
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pack_alloc::{Near, PackCode};
 use rv64::Features;
 use text::{RxAddr, RxRange};
 use trampoline::Trampolines;
 
-use super::env::Env;
-use super::error::LoadError;
+use super::array::{self, Slots};
+use super::env::{Control, Env};
+use super::error::{LoadError, Stop};
 use super::faults::Registered;
+use super::jit::{Budget, Plan};
 use super::program::Program;
 use super::{helpers, jit};
 use crate::raw::RawProg;
@@ -30,12 +33,16 @@ pub struct Options {
     /// The extensions that the code may use; what this machine has, by default. Code for what it
     /// does not have ends in an illegal instruction.
     pub features: Features,
+    /// How long a run may take; without a limit it costs nothing. All programs that go on in each
+    /// other must have one, or none; that of the program that was entered first counts.
+    pub budget: Option<Budget>,
 }
 
 impl Default for Options {
     fn default() -> Self {
         Self {
             features: crate::hwprobe::features(),
+            budget: None,
         }
     }
 }
@@ -58,6 +65,13 @@ struct Code {
     rx: RxRange,
     /// The first goes first: nobody looks up what is freed.
     parts: Option<(Registered, PackCode)>,
+    /// Where tail calls arrive.
+    inner: u64,
+    budget: Option<Budget>,
+    /// Runs that the budget has ended. The code counts.
+    stops: Box<AtomicU64>,
+    /// What the code looks into.
+    _arrays: Vec<Arc<Slots>>,
 }
 
 impl Drop for Code {
@@ -80,7 +94,18 @@ impl BpfProg {
         if !cfg!(target_arch = "riscv64") {
             return Err(LoadError::UnsupportedHost);
         }
-        let object = jit::compile(program, env, options.features)?;
+        let stops = Box::new(AtomicU64::new(0));
+        let plan = Plan {
+            features: options.features,
+            budget: options.budget,
+            stops: &stops,
+        };
+        let object = jit::compile(program, env, plan)?;
+        if env.uses(program, Control::TailCall) {
+            for array in env.prog_arrays() {
+                array.agree(options.budget.is_some())?;
+            }
+        }
         // Near the functions that it is likely to call.
         let near = Near::Within {
             of: RxAddr::new(Self::load as *const () as u64),
@@ -96,11 +121,24 @@ impl BpfProg {
             Ok(Code {
                 rx: pack.rx(),
                 parts: Some((known, pack)),
+                inner: linked.inner,
+                budget: options.budget,
+                stops,
+                _arrays: env
+                    .prog_arrays()
+                    .iter()
+                    .map(|a| a.slots().clone())
+                    .collect(),
             })
         })??;
+        array::settle();
         Ok(Self {
             code: Arc::new(code),
-            needs: helpers::needs(program),
+            needs: match env.uses(program, Control::TailCall) {
+                // Whatever it goes on in finds the context that it was given.
+                true => Needs::IP | Needs::META,
+                false => helpers::needs(program),
+            },
             runtime: runtime.clone(),
         })
     }
@@ -113,20 +151,52 @@ impl BpfProg {
 
     /// Runs it with `r1` to `r5`; gives `r0`.
     ///
+    /// # Errors
+    /// [`Stop::Budget`] or [`Stop::Time`], if it was loaded with a [`Budget`].
+    ///
     /// # Safety
-    /// 1. The program's loads, stores and calls, with these arguments, are sound, and it ends.
-    #[must_use]
-    pub unsafe fn run(&self, args: [u64; 5]) -> u64 {
+    /// 1. The program's loads, stores and calls, with these arguments, are sound, and those of the
+    ///    programs that it goes on in; without a budget it ends.
+    pub unsafe fn run(&self, args: [u64; 5]) -> Result<u64, Stop> {
+        /// What two registers return.
+        #[repr(C)]
+        struct Outcome {
+            r0: u64,
+            /// With a budget: 0, or one more than the instruction where it was used up.
+            stopped: u64,
+        }
+        type Entry = unsafe extern "C" fn(u64, u64, u64, u64, u64) -> Outcome;
         let entry = std::ptr::with_exposed_provenance::<()>(self.rx().start.get() as usize);
         // SAFETY:
-        // 1. The code begins with an `extern "C"` function of five integers (`jit::Object::link`).
-        let entry = unsafe {
-            std::mem::transmute::<*const (), unsafe extern "C" fn(u64, u64, u64, u64, u64) -> u64>(
-                entry,
-            )
-        };
+        // 1. The code begins with an `extern "C"` function of five integers (`jit::Object::link`),
+        //    whose second result is not looked at where there is none.
+        let entry = unsafe { std::mem::transmute::<*const (), Entry>(entry) };
         // SAFETY: 1. caller's contract.
-        unsafe { entry(args[0], args[1], args[2], args[3], args[4]) }
+        let outcome = unsafe { entry(args[0], args[1], args[2], args[3], args[4]) };
+        let insn = (outcome.stopped as usize).wrapping_sub(1);
+        match self.code.budget {
+            Some(Budget::Insns(budget)) if outcome.stopped != 0 => {
+                Err(Stop::Budget { insn, budget })
+            }
+            Some(Budget::Time(limit)) if outcome.stopped != 0 => Err(Stop::Time { insn, limit }),
+            _ => Ok(outcome.r0),
+        }
+    }
+
+    /// How many runs have ended because their budget was used up while they were in this program;
+    /// hooks take their result as 0.
+    #[must_use]
+    pub fn stops(&self) -> u64 {
+        self.code.stops.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_budget(&self) -> bool {
+        self.code.budget.is_some()
+    }
+
+    /// Where tail calls arrive.
+    pub(crate) fn inner(&self) -> u64 {
+        self.code.inner
     }
 
     /// Runs before a function; see [`RawProg::fentry`]. Here and below the program gets the BPF

@@ -17,6 +17,7 @@
 //! | `disasm` | the kernel's text form of [`Op`], [`Program::disassemble`] |
 //! | `builder` | [`ProgramBuilder`]: programs written in Rust |
 //! | `verify`, `program` | [`Program`]: well-formed, in functions |
+//! | `array` | [`ProgArray`]: where tail calls go |
 //! | `env`, `helpers` | [`Env`]: helpers, host functions, maps; [`Env::tracing`] |
 //! | `interp` | [`Interpreter`]: the reference |
 //! | `jit`, `loaded` | [`BpfProg`]: compiled |
@@ -24,6 +25,7 @@
 //!
 //! Source: RFC 9669; kernel `Documentation/bpf/standardization/instruction-set.rst`.
 
+mod array;
 mod builder;
 mod decode;
 mod disasm;
@@ -41,13 +43,18 @@ mod program;
 mod regs;
 mod verify;
 
+pub(crate) use array::synchronize;
+pub use array::{ProgArray, ProgArrayError};
 pub use builder::{Label, ProgramBuilder};
 pub use env::{Env, Fill, HostArg, HostFn, HostRet};
 pub use error::{LoadError, Reason, Refusal, Stop};
 pub use insn::{BpfInsn, BpfReg, INSN_BYTES};
 pub use interp::Interpreter;
+pub use jit::Budget;
 pub use loaded::{BpfProg, Options};
 pub use op::{
     AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Fetch, Imm64, Op, Operand, Size, Width,
 };
-pub use program::{Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, Program};
+pub use program::{
+    Extra, Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, MAX_TAIL_CALLS, Program,
+};

@@ -1,6 +1,6 @@
 //! A program that has been found fit.
 //!
-//! Key types: [`Program`], [`Func`]. Neighbours: `verify` finds it fit, `interp` and `jit` run it.
+//! Key types: [`Program`], [`Func`], [`Extra`]. Neighbours: `verify` finds it fit, `interp` and `jit` run it.
 
 use super::error::{Reason, Refusal};
 use super::insn::{BpfInsn, INSN_BYTES};
@@ -13,6 +13,11 @@ pub const MAX_INSNS: usize = 1_000_000;
 pub const MAX_STACK_BYTES: u32 = 512;
 /// The most functions inside each other. Kernel: `MAX_CALL_FRAMES`.
 pub const MAX_CALL_FRAMES: usize = 8;
+/// The most tail calls of one run, in whatever functions and programs. Kernel:
+/// `MAX_TAIL_CALL_CNT`.
+pub const MAX_TAIL_CALLS: u32 = 33;
+/// The most iterations of `may_goto` loops and of `bpf_loop`. Kernel: `BPF_MAX_LOOPS`.
+pub(crate) const MAX_LOOPS: u64 = 8 << 20;
 
 /// A program: instructions that are well-formed, in functions that call each other and end.
 ///
@@ -24,6 +29,17 @@ pub struct Program {
     insns: Vec<BpfInsn>,
     ops: Vec<Option<Op>>,
     funcs: Vec<Func>,
+    extra: Extra,
+}
+
+/// What belongs to a program beside its instructions.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+#[non_exhaustive]
+pub struct Extra {
+    /// The first instruction of the function that turns the cookie of an exception (in `r1`) into
+    /// the program's result; without one, the cookie is the result.
+    #[doc(alias = "__exception_cb")]
+    pub exception_callback: Option<usize>,
 }
 
 /// A function of a program.
@@ -50,13 +66,22 @@ impl Program {
     /// The first [`Refusal`], in the order of the program for what one instruction can be refused
     /// for.
     pub fn new(insns: Vec<BpfInsn>) -> Result<Self, Refusal> {
-        let (ops, funcs) = verify::verify(&insns)?;
+        Self::with_extra(insns, Extra::default())
+    }
+
+    /// The same for instructions that something belongs to.
+    ///
+    /// # Errors
+    /// As [`Program::new`].
+    pub fn with_extra(insns: Vec<BpfInsn>, extra: Extra) -> Result<Self, Refusal> {
+        let (ops, funcs) = verify::verify(&insns, &extra)?;
         let name = String::from("unnamed");
         Ok(Self {
             name,
             insns,
             ops,
             funcs,
+            extra,
         })
     }
 
@@ -104,6 +129,12 @@ impl Program {
     #[must_use]
     pub fn ops(&self) -> &[Option<Op>] {
         &self.ops
+    }
+
+    /// What belongs to it beside its instructions.
+    #[must_use]
+    pub fn extra(&self) -> &Extra {
+        &self.extra
     }
 
     /// The functions in order; the first is where the program begins.

@@ -16,19 +16,23 @@
 use super::error::{Reason, Refusal};
 use super::insn::{BpfInsn, BpfReg};
 use super::op::{AluOp, Callee, Imm64, Op, Operand, Width};
-use super::program::{Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, target};
+use super::program::{Extra, Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, target};
 use super::regs::{ARGS, RegSet, bit};
 
 type Ops = Vec<Option<Op>>;
 
 /// The meaning of every instruction, and the functions.
-pub(crate) fn verify(insns: &[BpfInsn]) -> Result<(Ops, Vec<Func>), Refusal> {
+pub(crate) fn verify(insns: &[BpfInsn], extra: &Extra) -> Result<(Ops, Vec<Func>), Refusal> {
     let ops = decode(insns)?;
-    let mut funcs = functions(&ops)?;
+    let mut funcs = functions(&ops, extra)?;
     let mut stacks = Vec::with_capacity(funcs.len());
-    for (i, func) in funcs.iter_mut().enumerate() {
+    let mut kinds = vec![Kind::Sub; ops.len()];
+    let main = [0].into_iter().chain(extra.exception_callback);
+    let passed = pointed_to(&ops).map(|(_, to)| to as usize);
+    main.chain(passed).for_each(|at| kinds[at] = Kind::Main);
+    for func in &mut funcs {
         check_jumps(&ops, func)?;
-        let kind = if i == 0 { Kind::Main } else { Kind::Sub };
+        let kind = kinds[func.start];
         let (stack, zeroed) = Paths::new(&ops, func, kind).walk()?;
         func.stack_bytes = stack.frame_bytes();
         func.zeroed = zeroed;
@@ -84,12 +88,29 @@ fn func_ref(op: Op) -> Option<i32> {
     }
 }
 
-/// Cuts the program where somebody refers to.
-fn functions(ops: &Ops) -> Result<Vec<Func>, Refusal> {
-    let refs = || {
-        let at = |(i, op): (usize, &Option<Op>)| Some((i, target(i, func_ref((*op)?)?)));
-        ops.iter().enumerate().filter_map(at)
+/// Every reference to a function: where it is, where it leads.
+fn refs<'a>(
+    ops: &'a Ops,
+    func_ref: impl Fn(Op) -> Option<i32> + 'a,
+) -> impl Iterator<Item = (usize, i64)> + 'a {
+    let at = move |(i, op): (usize, &Option<Op>)| Some((i, target(i, func_ref((*op)?)?)));
+    ops.iter().enumerate().filter_map(at)
+}
+
+/// The references that are no calls: whoever gets one calls it, and looks at what it returns.
+fn pointed_to(ops: &Ops) -> impl Iterator<Item = (usize, i64)> + '_ {
+    let pointer = |op| match op {
+        Op::Call(_) => None,
+        _ => func_ref(op),
     };
+    refs(ops, pointer)
+}
+
+/// Cuts the program where somebody refers to. The exception callback is called by the first
+/// function, as it were.
+fn functions(ops: &Ops, extra: &Extra) -> Result<Vec<Func>, Refusal> {
+    let callback = extra.exception_callback.map(|at| (0, at as i64));
+    let refs = || refs(ops, func_ref).chain(callback);
     let mut is_start = vec![false; ops.len()];
     is_start[0] = true;
     for (at, to) in refs() {
@@ -264,7 +285,7 @@ impl Stack {
 
 #[derive(Copy, Clone, Eq, PartialEq)]
 enum Kind {
-    /// What it returns is the program's result.
+    /// What it returns is the program's result, or looked at by whoever was given the function.
     Main,
     /// It may return nothing.
     Sub,
@@ -563,7 +584,7 @@ mod tests {
 
     fn funcs(ops: &[Op]) -> Result<Vec<Func>, Refusal> {
         let insns: Vec<BpfInsn> = ops.iter().map(|op| op.encode().0).collect();
-        verify(&insns).map(|(_, funcs)| funcs)
+        verify(&insns, &Extra::default()).map(|(_, funcs)| funcs)
     }
 
     #[test]

@@ -169,6 +169,7 @@ impl Machine {
         let watch = Watch::new(case.seed);
         // SAFETY: as in `interpreted`, where the program has ended.
         let r0 = unsafe { code.run(args) };
+        let r0 = r0.expect("there is no budget");
         drop(watch);
         Ok(Outcome { r0, words })
     }

@@ -49,8 +49,8 @@ pub enum TrampError {
         /// The function.
         func: RxAddr,
     },
-    /// Images are still in use after the time given. Kernel: `-EBUSY`.
-    #[error("{retired} retired images are still in use; they are freed later")]
+    /// Images, or programs out of arrays, are still in use after the time given. Kernel: `-EBUSY`.
+    #[error("{retired} retired images or programs are still in use; they are freed later")]
     StillInUse {
         /// How many.
         retired: usize,

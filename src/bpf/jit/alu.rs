@@ -11,6 +11,7 @@ use rv64::{
 
 use super::super::insn::BpfReg;
 use super::super::op::{AluOp, ByteOrder, Imm64, Operand, Size, Width};
+use super::super::program::target;
 use super::facts::{Form, alu_form};
 use super::{Emit, TMP, TMP2, imm12};
 
@@ -371,8 +372,14 @@ impl Emit<'_> {
         self.emit(rv64::mv(rd, TMP));
     }
 
-    pub(super) fn ld_imm64(&mut self, dst: BpfReg, imm: Imm64) {
+    pub(super) fn ld_imm64(&mut self, at: usize, dst: BpfReg, imm: Imm64) {
         let rd = self.rd(dst);
+        if let Imm64::Func(off) = imm {
+            if let Some(label) = self.routines.callback(target(at, off) as usize) {
+                self.asm.la(rd, label);
+            }
+            return;
+        }
         // `compile` has seen that it is there.
         let value = self.env.address(imm).unwrap_or_default();
         self.asm.li(rd, value as i64);

@@ -2,15 +2,18 @@
 //!
 //! Source: RFC 9669, section 4.3; RISC-V psABI, "Integer Calling Convention".
 
-use rv64::{Cond as RvCond, Reg, UImm, addi, and, andi, bexti, imm, ld, mv, sd, slli, uimm};
+use rv64::{
+    Cond as RvCond, Reg, UImm, add, addi, and, andi, bexti, imm, jr, ld, lw, mv, sd, sh3add, slli,
+    uimm,
+};
 
-use super::super::env::{Fill, Import};
+use super::super::env::{Control, Fill, Import};
 use super::super::insn::BpfReg;
 use super::super::op::{Callee, Cond, Operand, Size, Width};
 use super::super::program::target;
 use super::facts::Form;
 use super::frame::small;
-use super::{Emit, TMP, TMP2, imm12};
+use super::{Emit, TMP, TMP2, imm12, record};
 
 impl Emit<'_> {
     /// The label that a jump from `at` goes to; the verifier has seen that there is one.
@@ -130,6 +133,9 @@ impl Emit<'_> {
     }
 
     pub(super) fn call(&mut self, at: usize, callee: Callee) {
+        if let Some(control) = self.env.control(callee) {
+            return self.control(control);
+        }
         if let Callee::Local(off) = callee {
             let label = self.labels.funcs[target(at, off) as usize];
             if let Some(label) = label {
@@ -141,6 +147,42 @@ impl Emit<'_> {
         if let Some(import) = self.env.import(callee).copied() {
             self.call_host(&import);
         }
+    }
+
+    fn control(&mut self, control: Control) {
+        match control {
+            Control::Throw => record::throw(self.asm),
+            Control::TailCall => self.tail_call(),
+            Control::Loop => {
+                self.asm.jal(Reg::Ra, self.routines.loop_);
+                self.emit(mv(Reg::A5, Reg::A0));
+            }
+        }
+    }
+
+    /// Kernel: `emit_bpf_tail_call`.
+    fn tail_call(&mut self) {
+        let none = self.asm.new_label();
+        let (array, index) = (self.rd(BpfReg::R2), self.rd(BpfReg::R3));
+        // Both with their signs: that keeps the order of unsigned numbers, and what is below a
+        // length has none.
+        self.emit(lw(TMP, array, imm!(0)));
+        let index = self.signed(index, self.forms.of(BpfReg::R3).sign, TMP2);
+        self.asm.branch(RvCond::Geu, index, TMP, none);
+        record::load_tail_calls(self.asm, none);
+        if self.features().zba {
+            self.emit(sh3add(TMP2, index, array));
+        } else {
+            self.emit(slli(TMP2, index, uimm!(3)));
+            self.emit(add(TMP2, TMP2, array));
+        }
+        self.emit(ld(TMP2, TMP2, imm!(8)));
+        self.asm.beqz(TMP2, none);
+        record::store_tail_calls(self.asm);
+        self.frame.leave(self.asm);
+        self.emit(jr(TMP2));
+        self.asm.bind(none);
+        self.asm.li(Reg::A5, -i64::from(libc::EINVAL));
     }
 
     fn call_host(&mut self, import: &Import) {

@@ -6,6 +6,8 @@
 //!                 │ caller's fp   │
 //!                 │ s1 to s4      │  those it uses
 //!                 ├───────────────┤
+//!                 │ node          │  in the first function of a program that throws: see `record`
+//!                 ├───────────────┤
 //!                 │ may_goto      │  loops left, if it has such loops
 //!                 ├───────────────┤ ◀── r10
 //!                 │ BPF stack     │
@@ -27,12 +29,14 @@
 //! `arch/riscv/net/bpf_jit_comp64.c` (`regmap`, `bpf_jit_build_prologue`); psABI, "Frame Pointer
 //! Convention".
 
-use rv64::{Asm, Reg, SImm, addi, ld, ret, sd};
+use rv64::{Asm, Label, Reg, SImm, addi, ld, ret, sd};
 
+use super::super::env::{Control, Env};
 use super::super::insn::BpfReg;
 use super::super::op::Op;
 use super::super::program::Func;
 use super::super::regs::bit;
+use super::record;
 
 /// Whether a function calls others.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -48,14 +52,17 @@ pub(super) struct Frame {
     /// The BPF stack, a multiple of 8.
     stack_bytes: i64,
     may_goto: bool,
+    /// Exceptions end here.
+    pub(super) catches: bool,
     saved: Vec<Reg>,
     size_bytes: i64,
 }
 
 impl Frame {
-    pub(super) fn new(func: &Func, ops: &[Option<Op>]) -> Self {
+    /// The frame of a function; exceptions end in it if it `catches`.
+    pub(super) fn new(func: &Func, ops: &[Option<Op>], env: &Env, catches: bool) -> Self {
         let body = || ops[func.start..func.end].iter().flatten();
-        let calls = match body().any(|op| matches!(op, Op::Call(_))) {
+        let calls = match catches || body().any(|op| is_call(*op, env)) {
             true => Calls::Yes,
             false => Calls::No,
         };
@@ -66,15 +73,18 @@ impl Frame {
             saved.extend([Reg::Ra, Reg::Fp]);
             let used = BpfReg::ALL[6..10]
                 .iter()
-                .filter(|r| written & bit(**r) != 0);
+                // What is left by an exception has not restored what it had saved.
+                .filter(|r| catches || written & bit(**r) != 0);
             saved.extend(used.map(|reg| SAVED_MAP[reg.index() - 6]));
         }
         let stack_bytes = i64::from(func.stack_bytes.next_multiple_of(8));
-        let size = stack_bytes + 8 * i64::from(may_goto) + 8 * saved.len() as i64;
+        let node_bytes = if catches { record::NODE_BYTES } else { 0 };
+        let size = stack_bytes + 8 * i64::from(may_goto) + node_bytes + 8 * saved.len() as i64;
         Self {
             calls,
             stack_bytes,
             may_goto,
+            catches,
             saved,
             size_bytes: (size + 15) & !15,
         }
@@ -102,7 +112,13 @@ impl Frame {
         self.stack_bytes
     }
 
-    pub(super) fn prologue(&self, asm: &mut Asm, max_loops: u64) {
+    /// Where the node is, from `sp`.
+    pub(super) fn node_off(&self) -> i64 {
+        self.stack_bytes + 8 * i64::from(self.may_goto)
+    }
+
+    /// Makes the frame; exceptions go on at `caught` if it catches them.
+    pub(super) fn prologue(&self, asm: &mut Asm, max_loops: u64, caught: Label) {
         if self.size_bytes == 0 {
             return;
         }
@@ -117,17 +133,35 @@ impl Frame {
             asm.li(Reg::T0, max_loops as i64);
             asm.emit(sd(Reg::T0, Reg::Sp, small(self.loops_off())));
         }
+        if self.catches {
+            record::push_node(asm, caught, self.node_off());
+        }
     }
 
     /// Returns; the result is in `a0`.
     pub(super) fn epilogue(&self, asm: &mut Asm) {
+        self.leave(asm);
+        asm.emit(ret());
+    }
+
+    /// An exception has come, with its node in `t1`: `sp` is the frame's again.
+    pub(super) fn catch(&self, asm: &mut Asm) {
+        let off = self.node_off();
+        asm.emit(addi(Reg::Sp, Reg::T1, small(-off)));
+        record::pop_node(asm, Reg::Sp, off);
+    }
+
+    /// Undoes what the prologue has done, over `t0`.
+    pub(super) fn leave(&self, asm: &mut Asm) {
+        if self.catches {
+            record::pop_node(asm, Reg::Sp, self.node_off());
+        }
         for (reg, off) in self.saves() {
             asm.emit(ld(reg, Reg::Sp, small(off)));
         }
         if self.size_bytes != 0 {
             asm.emit(addi(Reg::Sp, Reg::Sp, small(self.size_bytes)));
         }
-        asm.emit(ret());
     }
 
     /// What is saved where, from `sp`.
@@ -137,11 +171,22 @@ impl Frame {
     }
 }
 
+/// Whether an instruction is a call of RV64, too.
+fn is_call(op: Op, env: &Env) -> bool {
+    match op {
+        Op::Call(callee) => match env.control(callee) {
+            Some(Control::TailCall | Control::Throw) => false,
+            Some(Control::Loop) | None => true,
+        },
+        _ => false,
+    }
+}
+
 const ARG_MAP: [Reg; 5] = [Reg::A0, Reg::A1, Reg::A2, Reg::A3, Reg::A4];
 const SAVED_MAP: [Reg; 4] = [Reg::S1, Reg::S2, Reg::S3, Reg::S4];
 const LEAF_MAP: [Reg; 4] = [Reg::A6, Reg::A7, Reg::T3, Reg::T4];
 
-/// An offset that is known to fit: frames have at most 512 bytes of stack and six registers.
+/// An offset that is known to fit: frames have at most 512 bytes of stack, and little besides.
 pub(super) fn small(value: i64) -> SImm<12> {
     SImm::new(value).unwrap_or(SImm::ZERO)
 }

@@ -10,6 +10,7 @@
 //! | `alu` | arithmetic |
 //! | `mem` | loads, stores, atomics |
 //! | `flow` | branches, calls, exits |
+//! | `record` | what is around a program: tail calls left, exceptions, budgets, callbacks |
 //!
 //! Key function: [`compile`]. Neighbours: `verify` has seen that the program is well-formed;
 //! [`rv64`] knows the instructions. Source: kernel `arch/riscv/net/bpf_jit_comp64.c`.
@@ -19,6 +20,10 @@ mod facts;
 mod flow;
 mod frame;
 mod mem;
+mod record;
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use rv64::{
     Asm, AsmError, Features, Insn, Label, Reg, SImm, addi, mv, sext_w, slli, srli, uimm, zext_w,
@@ -26,13 +31,14 @@ use rv64::{
 
 use self::facts::{Facts, Forms};
 use self::frame::Frame;
+use self::record::{Routines, Uses};
 use super::env::Env;
 use super::error::Refusal;
 use super::faults::Probe;
 use super::insn::BpfReg;
-use super::interp::{MAX_LOOPS, check_import};
+use super::interp::check_imports;
 use super::op::{Fault, Op, Operand};
-use super::program::{Func, Program};
+use super::program::{Func, MAX_LOOPS, Program};
 use super::regs::{RegSet, bit};
 use super::verify::jump_of;
 
@@ -41,6 +47,30 @@ use super::verify::jump_of;
 pub(crate) struct Object {
     asm: Asm,
     probes: Vec<ProbeLabels>,
+    inner: Label,
+}
+
+/// What a program's code depends on beside the program and what is around it.
+#[derive(Copy, Clone, Debug)]
+pub(crate) struct Plan<'a> {
+    pub(crate) features: Features,
+    pub(crate) budget: Option<Budget>,
+    /// Counts the runs that the budget has ended.
+    pub(crate) stops: &'a AtomicU64,
+}
+
+/// How long a program may run.
+///
+/// A compiled program is charged by its loops: each time round takes the length of the whole loop
+/// from the budget, each call the length of the whole function. So it ends before it has executed
+/// more than it may, if not after as many.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+#[non_exhaustive]
+pub enum Budget {
+    /// So many instructions of BPF.
+    Insns(u64),
+    /// So long, from the first look at the clock on: one every 16,384 instructions.
+    Time(Duration),
 }
 
 /// A compiled program for one address.
@@ -49,6 +79,8 @@ pub(crate) struct Linked {
     pub(crate) bytes: Vec<u8>,
     /// By address.
     pub(crate) probes: Vec<Probe>,
+    /// Where tail calls arrive.
+    pub(crate) inner: u64,
 }
 
 /// A load that may fault: where it is, where the program goes on, what it loads.
@@ -75,40 +107,58 @@ impl Object {
             reg: labels.rd.num() as u8,
         };
         let probes = self.probes.iter().map(probe).collect();
+        let inner = code.address(self.inner);
         Ok(Linked {
+            inner,
             bytes: code.bytes,
             probes,
         })
     }
 }
 
-/// Compiles `program` for a machine with `features`.
+/// Compiles `program`.
 ///
 /// # Errors
 /// A [`Refusal`] when it refers to something that `env` does not have.
-pub(crate) fn compile(program: &Program, env: &Env, features: Features) -> Result<Object, Refusal> {
-    for (insn, op) in program.ops().iter().enumerate() {
-        let Some(op) = op else { continue };
-        check_import(*op, env).map_err(|reason| Refusal { insn, reason })?;
-    }
+pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Object, Refusal> {
+    check_imports(program, env)?;
     let facts = Facts::new(program, env);
-    let (mut asm, mut probes) = (Asm::new(features), Vec::new());
+    let (mut asm, mut probes) = (Asm::new(plan.features), Vec::new());
     asm.set_scratch(FAR);
     let labels = labels(program, &mut asm);
-    for func in program.funcs() {
-        let frame = Frame::new(func, program.ops());
+    let inner = labels.funcs[0].unwrap_or_else(|| asm.new_label());
+    let func_label = |at: usize| labels.funcs[at];
+    let uses = Uses::new(program, env, plan.budget);
+    let mut routines = Routines::new(uses, &mut asm, func_label);
+    if routines.uses.record() {
+        routines.entry(&mut asm, inner, None);
+    }
+    let callback = program.extra().exception_callback.and_then(func_label);
+    let charges = match plan.budget {
+        Some(_) => record::charges(program),
+        None => Vec::new(),
+    };
+    for (i, func) in program.funcs().iter().enumerate() {
+        let catches = i == 0 && routines.uses.throws;
+        let frame = Frame::new(func, program.ops(), env, catches);
         let mut emit = Emit {
             asm: &mut asm,
             probes: &mut probes,
             env,
             labels: &labels,
+            routines: &mut routines,
+            charges: &charges,
             frame,
             forms: Forms::default(),
             live: 0,
         };
         emit.function(program, &facts, func);
+        if catches {
+            emit.catch(callback);
+        }
     }
-    Ok(Object { asm, probes })
+    routines.finish(&mut asm, plan.stops, func_label, callback);
+    Ok(Object { asm, probes, inner })
 }
 
 /// A label for every instruction that somebody goes to; functions have theirs at their prologue.
@@ -150,6 +200,9 @@ struct Emit<'a> {
     probes: &'a mut Vec<ProbeLabels>,
     env: &'a Env,
     labels: &'a Labels,
+    routines: &'a mut Routines,
+    /// What the budget is charged before each instruction; empty without one.
+    charges: &'a [u32],
     frame: Frame,
     /// Before the instruction that is emitted now.
     forms: Forms,
@@ -163,7 +216,10 @@ impl Emit<'_> {
         if let Some(label) = self.labels.funcs[range.start] {
             self.asm.bind(label);
         }
-        self.frame.prologue(self.asm, MAX_LOOPS);
+        let len = (func.end - func.start) as u32;
+        self.routines.charge(self.asm, func.start, len);
+        self.frame
+            .prologue(self.asm, MAX_LOOPS, self.routines.caught);
         for reg in BpfReg::ALL.into_iter().filter(|r| zeroed & bit(*r) != 0) {
             self.asm.li(self.frame.reg(reg), 0);
         }
@@ -177,11 +233,25 @@ impl Emit<'_> {
             if let Some(forms) = facts.forms_at(at) {
                 self.forms = forms;
             }
+            if let Some(insns) = self.charges.get(at) {
+                self.routines.charge(self.asm, at, *insns);
+            }
             self.live = facts.upper_live(at);
             let op = facts.op(at, op);
             self.op(at, op);
             self.forms.step(op, self.live, self.env);
         }
+    }
+
+    /// What comes after the first function of a program that throws: its callback makes the result
+    /// of the cookie, which is in `a0`.
+    fn catch(&mut self, callback: Option<Label>) {
+        self.asm.bind(self.routines.caught);
+        self.frame.catch(self.asm);
+        if let Some(callback) = callback {
+            self.asm.jal(Reg::Ra, callback);
+        }
+        self.frame.epilogue(self.asm);
     }
 
     fn op(&mut self, at: usize, op: Op) {
@@ -202,7 +272,7 @@ impl Emit<'_> {
             Op::End { order, size, dst } => self.end(order, size, dst),
             // The verifier refuses it.
             Op::AddrSpaceCast { .. } => {}
-            Op::LdImm64 { dst, imm } => self.ld_imm64(dst, imm),
+            Op::LdImm64 { dst, imm } => self.ld_imm64(at, dst, imm),
             Op::Load {
                 size,
                 extend,

@@ -1,11 +1,13 @@
 //! What compiled code looks like: listings, reviewed.
 
+use std::sync::atomic::AtomicU64;
+
 use rv64::Features;
 
 use super::super::insn::BpfReg::{self, R0, R1, R2, R3, R6, R10};
 use super::super::op::{AluOp, Callee, Cond, Extend, Fault, Op, Operand, Size, Width};
 use super::super::{Env, Program};
-use super::compile;
+use super::{Plan, compile};
 
 const BASE: u64 = 0x2000_0000;
 
@@ -50,9 +52,18 @@ fn program(ops: &[Op]) -> Program {
     Program::new(insns.collect()).unwrap()
 }
 
+fn plan(features: Features) -> Plan<'static> {
+    static STOPS: AtomicU64 = AtomicU64::new(0);
+    Plan {
+        features,
+        budget: None,
+        stops: &STOPS,
+    }
+}
+
 /// The instructions of a program.
 fn listing(features: Features, env: &Env, ops: &[Op]) -> Vec<String> {
-    let code = compile(&program(ops), env, features).unwrap();
+    let code = compile(&program(ops), env, plan(features)).unwrap();
     let bytes = code.link(BASE).unwrap().bytes;
     let (mut at, mut lines) = (0, Vec::new());
     while let Ok((insn, len)) = rv64::Insn::decode_at(&bytes[at..]) {
@@ -273,7 +284,7 @@ fn division_by_zero_is_zero_with_and_without_zicond() {
 #[test]
 fn an_empty_program_is_six_bytes() {
     let ops = [alu(AluOp::Mov, Width::W64, R0, 0), Op::Exit];
-    let code = compile(&program(&ops), &Env::new(), Features::RV64GC).unwrap();
+    let code = compile(&program(&ops), &Env::new(), plan(Features::RV64GC)).unwrap();
     assert_eq!(code.link(BASE).unwrap().bytes.len(), 6);
 }
 
@@ -286,6 +297,6 @@ fn far_branches_reach() {
     ];
     ops.extend((0..800_000).map(|i| alu(AluOp::Xor, Width::W64, R1, i | 0x1000)));
     ops.extend([alu(AluOp::Mov, Width::W64, R0, R1), Op::Exit]);
-    let code = compile(&program(&ops), &Env::new(), Features::RV64GC).unwrap();
+    let code = compile(&program(&ops), &Env::new(), plan(Features::RV64GC)).unwrap();
     assert!(code.link(BASE).unwrap().bytes.len() > 4 << 20);
 }

@@ -1,0 +1,489 @@
+//! The record of a run: what goes along with a program through all its functions, and through the
+//! programs that it goes on in by tail calls.
+//!
+//! Only programs that make tail calls, throw exceptions or have a budget have one. The code that
+//! they are entered by makes it on its own frame, points `s6` at it, keeps the budget in `s7`, and
+//! calls the program's first function: the *inner entry*, at which tail calls arrive with the record
+//! of whoever was entered. All of them find the same record, so this frame is the same for all
+//! programs:
+//!
+//! ```text
+//!   s6 + SIZE ──▶ ┌────────────────────┐ ◀── fp
+//!                 │ ra, caller's fp    │
+//!                 │ s6, s1 to s4, s7   │  s7 if there is a budget
+//!                 ├────────────────────┤
+//!                 │ the outermost node │  exceptions that nobody else catches
+//!                 │ deadline           │  of a budget of time, once asked for
+//!                 │ line               │  of the counter of runs, if this one is counted
+//!                 │ node               │  where exceptions end now
+//!                 │ tail calls left    │
+//!   s6 = sp ─────▶└────────────────────┘
+//! ```
+//!
+//! - *Exceptions.* The first function of a program that throws puts a node on its frame and at the
+//!   head of the record's list: the node before it, and the code to go on at, which finds its frame
+//!   around the node. A throw jumps there with the cookie in `a0`.
+//! - *Budgets.* Whatever can run for ever goes round a loop or through a function's entry. Each
+//!   entry takes the length of its function from `s7`, each target of jumps back the length of the
+//!   longest of its loops; below zero, the time is asked for, or the program ends: `sp` is the
+//!   record's again, and the code around the run returns, with the instruction's number + 1 in `a1`.
+//! - *Callbacks.* A function whose address is taken is called by the host as if it were a program: with
+//!   a record of its own. `bpf_loop`, which is code of ours, goes to it directly, with the record
+//!   that there is.
+//!
+//! Key types: [`Uses`], [`Routines`]. Neighbours: `flow` emits jumps to what is here; `array` counts
+//! runs. Source: kernel `kernel/bpf/core.c` (`MAX_TAIL_CALL_CNT`), `kernel/bpf/helpers.c`
+//! (`bpf_throw`, `bpf_loop`).
+
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use rv64::{
+    Asm, Label, Order, Reg, SImm, add, addi, amoadd_d, andi, imm, jalr, jr, ld, mv, ret, sd, slli,
+    srli, uimm, zext_w,
+};
+
+use super::super::array::{LINE_BYTES, LINE_SHIFT, LINES, runs_addr};
+use super::super::env::{Control, Env};
+use super::super::op::{Imm64, Op};
+use super::super::program::{MAX_LOOPS, MAX_TAIL_CALLS, Program, target};
+use super::super::verify::jump_of;
+use super::Budget;
+use super::frame::small;
+
+/// Points to the record.
+pub(super) const RECORD: Reg = Reg::S6;
+/// Instructions left.
+pub(super) const LEFT: Reg = Reg::S7;
+
+const TAIL_CALLS: i64 = 0;
+const NODE: i64 = 8;
+const LINE: i64 = 16;
+const DEADLINE: i64 = 24;
+const OUTERMOST: i64 = 32;
+const SIZE: i64 = 112;
+/// From the top; what is left by an exception or at a budget's end has not restored what it had
+/// saved.
+const SAVED: [Reg; 7] = [Reg::Ra, Reg::Fp, RECORD, Reg::S1, Reg::S2, Reg::S3, Reg::S4];
+const _: () = assert!(SIZE >= OUTERMOST + 16 + 8 * 8 && SIZE % 16 == 0);
+
+/// A node of the list of places where exceptions end: the node before, and this.
+pub(super) const NODE_BYTES: i64 = 16;
+const HANDLER: i64 = 8;
+
+/// So many instructions are executed between two looks at the clock.
+const SLICE: i64 = 1 << 14;
+
+/// What a program asks of the code around it.
+#[derive(Clone, Debug)]
+pub(super) struct Uses {
+    pub(super) tail_calls: bool,
+    pub(super) throws: bool,
+    pub(super) budget: Option<Budget>,
+    loops: bool,
+    /// The functions whose addresses are taken.
+    callbacks: Vec<usize>,
+}
+
+impl Uses {
+    pub(super) fn new(program: &Program, env: &Env, budget: Option<Budget>) -> Self {
+        let taken = program
+            .ops()
+            .iter()
+            .enumerate()
+            .filter_map(|(at, op)| match op {
+                Some(Op::LdImm64 {
+                    imm: Imm64::Func(off),
+                    ..
+                }) => Some(target(at, *off) as usize),
+                _ => None,
+            });
+        let mut callbacks: Vec<usize> = taken.collect();
+        callbacks.sort_unstable();
+        callbacks.dedup();
+        Self {
+            tail_calls: env.uses(program, Control::TailCall),
+            throws: env.uses(program, Control::Throw),
+            loops: env.uses(program, Control::Loop),
+            budget,
+            callbacks,
+        }
+    }
+
+    pub(super) fn record(&self) -> bool {
+        self.tail_calls || self.throws || self.budget.is_some()
+    }
+}
+
+/// What is taken from the budget before each instruction that is jumped back to: the length of the
+/// longest loop.
+pub(super) fn charges(program: &Program) -> Vec<u32> {
+    let mut charges = vec![0; program.ops().len()];
+    for (at, op) in program.ops().iter().enumerate() {
+        let Some(off) = op.and_then(jump_of) else {
+            continue;
+        };
+        let to = target(at, off) as usize;
+        if to <= at {
+            charges[to] = (at - to + 1) as u32;
+        }
+    }
+    charges
+}
+
+/// A charge that was too much: what comes then.
+#[derive(Copy, Clone, Debug)]
+struct Spent {
+    insn: usize,
+    label: Label,
+    back: Label,
+}
+
+/// The code that serves all functions of a program.
+#[derive(Debug)]
+pub(super) struct Routines {
+    pub(super) uses: Uses,
+    /// By which the host calls a function: itself, or code that makes a record first.
+    callbacks: Vec<(usize, Label)>,
+    pub(super) loop_: Label,
+    /// Where the first function goes on after an exception.
+    pub(super) caught: Label,
+    spent: Vec<Spent>,
+    stop: Label,
+    refill: Label,
+}
+
+impl Routines {
+    pub(super) fn new(
+        uses: Uses,
+        asm: &mut Asm,
+        func_label: impl Fn(usize) -> Option<Label>,
+    ) -> Self {
+        let mut outer = |at: usize| match uses.record() {
+            true => Some((at, asm.new_label())),
+            false => Some((at, func_label(at)?)),
+        };
+        let callbacks = uses.callbacks.iter().filter_map(|at| outer(*at)).collect();
+        Self {
+            callbacks,
+            loop_: asm.new_label(),
+            caught: asm.new_label(),
+            stop: asm.new_label(),
+            refill: asm.new_label(),
+            spent: Vec::new(),
+            uses,
+        }
+    }
+
+    /// What stands for the function that begins at instruction `at`.
+    pub(super) fn callback(&self, at: usize) -> Option<Label> {
+        let found = self.callbacks.iter().find(|(func, _)| *func == at);
+        found.map(|(_, label)| *label)
+    }
+
+    /// Makes a record and calls `inner`; `catch` is the callback of exceptions that come out of it.
+    pub(super) fn entry(&self, asm: &mut Asm, inner: Label, catch: Option<Label>) {
+        let (caught, done) = (asm.new_label(), asm.new_label());
+        asm.emit(addi(Reg::Sp, Reg::Sp, small(-SIZE)));
+        for (reg, off) in self.saved() {
+            asm.emit(sd(reg, Reg::Sp, small(off)));
+        }
+        asm.emit(addi(Reg::Fp, Reg::Sp, small(SIZE)));
+        asm.emit(mv(RECORD, Reg::Sp));
+        asm.li(Reg::T0, MAX_TAIL_CALLS.into());
+        asm.emit(sd(Reg::T0, Reg::Sp, small(TAIL_CALLS)));
+        push_node(asm, caught, OUTERMOST);
+        match self.uses.tail_calls {
+            true => {
+                asm.emit(srli(Reg::T0, Reg::Tp, uimm!(LINE_SHIFT)));
+                asm.emit(andi(Reg::T0, Reg::T0, imm!(LINES as i64 - 1)));
+                let by = uimm!(LINE_BYTES.trailing_zeros() as i64);
+                asm.emit(slli(Reg::T0, Reg::T0, by));
+                asm.li(Reg::T1, runs_addr() as i64);
+                asm.emit(add(Reg::T0, Reg::T0, Reg::T1));
+                asm.emit(sd(Reg::T0, Reg::Sp, small(LINE)));
+                asm.li(Reg::T1, 1);
+                // What is looked up in arrays is looked up after this: see `array`.
+                asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::AqRl));
+            }
+            // Where a program ends that has been tail-called, it is looked at.
+            false => asm.emit(sd(Reg::Zero, Reg::Sp, small(LINE))),
+        }
+        match self.uses.budget {
+            None => {}
+            Some(Budget::Insns(insns)) => {
+                asm.li(LEFT, i64::try_from(insns).unwrap_or(i64::MAX));
+            }
+            Some(Budget::Time(_)) => {
+                asm.emit(sd(Reg::Zero, Reg::Sp, small(DEADLINE)));
+                asm.li(LEFT, SLICE);
+            }
+        }
+        asm.jal(Reg::Ra, inner);
+        asm.bind(done);
+        if self.uses.tail_calls {
+            asm.emit(ld(Reg::T0, Reg::Sp, small(LINE)));
+            asm.li(Reg::T1, -1);
+            asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::Rl));
+        }
+        if self.uses.budget.is_some() {
+            asm.li(Reg::A1, 0);
+        }
+        self.leave(asm);
+        // An exception: `t1` is the node, `a0` the cookie.
+        asm.bind(caught);
+        asm.emit(addi(Reg::Sp, Reg::T1, small(-OUTERMOST)));
+        if let Some(catch) = catch {
+            // One that comes out of the callback ends in its own cookie.
+            let last = asm.new_label();
+            asm.la(Reg::T0, last);
+            asm.emit(sd(Reg::T0, Reg::Sp, small(OUTERMOST + HANDLER)));
+            asm.jal(Reg::Ra, catch);
+            asm.jump(done);
+            asm.bind(last);
+            asm.emit(addi(Reg::Sp, Reg::T1, small(-OUTERMOST)));
+        }
+        asm.jump(done);
+    }
+
+    fn saved(&self) -> impl Iterator<Item = (Reg, i64)> + use<> {
+        let regs = SAVED.into_iter().chain(self.uses.budget.map(|_| LEFT));
+        regs.zip(1..).map(|(reg, i)| (reg, SIZE - 8 * i))
+    }
+
+    fn leave(&self, asm: &mut Asm) {
+        for (reg, off) in self.saved() {
+            asm.emit(ld(reg, Reg::Sp, small(off)));
+        }
+        asm.emit(addi(Reg::Sp, Reg::Sp, small(SIZE)));
+        asm.emit(ret());
+    }
+
+    /// Takes `insns` from the budget, if there is one, before instruction `insn`.
+    pub(super) fn charge(&mut self, asm: &mut Asm, insn: usize, insns: u32) {
+        if self.uses.budget.is_none() || insns == 0 {
+            return;
+        }
+        match SImm::new(-i64::from(insns)) {
+            Some(less) => asm.emit(addi(LEFT, LEFT, less)),
+            None => {
+                asm.li(Reg::T0, -i64::from(insns));
+                asm.emit(add(LEFT, LEFT, Reg::T0));
+            }
+        }
+        let label = asm.new_label();
+        asm.branch(rv64::Cond::Lt, LEFT, Reg::Zero, label);
+        let back = asm.here();
+        self.spent.push(Spent { insn, label, back });
+    }
+
+    /// What comes after all functions. `stops` counts the runs that a budget has ended.
+    pub(super) fn finish(
+        self,
+        asm: &mut Asm,
+        stops: &AtomicU64,
+        func_label: impl Fn(usize) -> Option<Label>,
+        exception_callback: Option<Label>,
+    ) {
+        if self.uses.record() {
+            for (at, outer) in &self.callbacks {
+                asm.bind(*outer);
+                if let Some(inner) = func_label(*at) {
+                    self.entry(asm, inner, exception_callback);
+                }
+            }
+        }
+        self.emit_loop(asm, func_label);
+        self.emit_stop(asm, stops);
+        if !self.uses.throws {
+            asm.bind(self.caught);
+        }
+    }
+
+    /// `a0` = `bpf_loop(a0, a1, a2, a3)`.
+    fn emit_loop(&self, asm: &mut Asm, func_label: impl Fn(usize) -> Option<Label>) {
+        asm.bind(self.loop_);
+        if !self.uses.loops {
+            return;
+        }
+        const SAVED: [Reg; 6] = [Reg::Ra, Reg::Fp, Reg::S1, Reg::S2, Reg::S3, Reg::S4];
+        const SIZE: i64 = 48;
+        let [flags, too_many, none] = [0; 3].map(|_| asm.new_label());
+        asm.bnez(Reg::A3, flags);
+        zext_w_of(asm, Reg::A0);
+        asm.li(Reg::T0, MAX_LOOPS as i64);
+        asm.branch(rv64::Cond::Ltu, Reg::T0, Reg::A0, too_many);
+        asm.beqz(Reg::A0, none);
+        let saved = || {
+            SAVED
+                .into_iter()
+                .zip(1..)
+                .map(|(reg, i)| (reg, SIZE - 8 * i))
+        };
+        asm.emit(addi(Reg::Sp, Reg::Sp, small(-SIZE)));
+        saved().for_each(|(reg, off)| asm.emit(sd(reg, Reg::Sp, small(off))));
+        asm.emit(addi(Reg::Fp, Reg::Sp, small(SIZE)));
+        for (rd, rs) in [(Reg::S1, Reg::A0), (Reg::S2, Reg::A1), (Reg::S3, Reg::A2)] {
+            asm.emit(mv(rd, rs));
+        }
+        asm.li(Reg::S4, 0);
+        let (again, done) = (asm.new_label(), asm.new_label());
+        // What the program knows as its function makes a record of its own: past that.
+        if self.uses.record() {
+            for (at, outer) in &self.callbacks {
+                let Some(inner) = func_label(*at) else {
+                    continue;
+                };
+                asm.la(Reg::T0, *outer);
+                let other = asm.new_label();
+                asm.branch(rv64::Cond::Ne, Reg::T0, Reg::S2, other);
+                asm.la(Reg::S2, inner);
+                asm.jump(again);
+                asm.bind(other);
+            }
+        }
+        asm.bind(again);
+        asm.emit(mv(Reg::A0, Reg::S4));
+        asm.emit(mv(Reg::A1, Reg::S3));
+        asm.emit(jalr(Reg::Ra, Reg::S2, SImm::ZERO));
+        asm.emit(addi(Reg::S4, Reg::S4, imm!(1)));
+        asm.bnez(Reg::A0, done);
+        asm.branch(rv64::Cond::Ne, Reg::S4, Reg::S1, again);
+        asm.bind(done);
+        asm.emit(mv(Reg::A0, Reg::S4));
+        saved().for_each(|(reg, off)| asm.emit(ld(reg, Reg::Sp, small(off))));
+        asm.emit(addi(Reg::Sp, Reg::Sp, small(SIZE)));
+        asm.bind(none);
+        asm.emit(ret());
+        for (label, errno) in [(flags, libc::EINVAL), (too_many, libc::E2BIG)] {
+            asm.bind(label);
+            asm.li(Reg::A0, -i64::from(errno));
+            asm.emit(ret());
+        }
+    }
+
+    fn emit_stop(&self, asm: &mut Asm, stops: &AtomicU64) {
+        let Some(budget) = self.uses.budget else {
+            asm.bind(self.stop);
+            return asm.bind(self.refill);
+        };
+        for spent in &self.spent {
+            asm.bind(spent.label);
+            asm.li(Reg::T0, spent.insn as i64 + 1);
+            match budget {
+                Budget::Insns(_) => asm.jump(self.stop),
+                Budget::Time(_) => {
+                    asm.jal(Reg::T1, self.refill);
+                    asm.jump(spent.back);
+                }
+            }
+        }
+        asm.bind(self.refill);
+        if let Budget::Time(limit) = budget {
+            self.emit_refill(asm, limit);
+        }
+        asm.bind(self.stop);
+        asm.emit(mv(Reg::Sp, RECORD));
+        asm.emit(mv(Reg::A1, Reg::T0));
+        asm.li(Reg::T0, stops.as_ptr().expose_provenance() as i64);
+        asm.li(Reg::T1, 1);
+        asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::Relaxed));
+        let uncounted = asm.new_label();
+        asm.emit(ld(Reg::T0, Reg::Sp, small(LINE)));
+        asm.beqz(Reg::T0, uncounted);
+        asm.li(Reg::T1, -1);
+        asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::Rl));
+        asm.bind(uncounted);
+        asm.li(Reg::A0, 0);
+        self.leave(asm);
+    }
+
+    /// Asks for the time; returns to `t1` if there is some left. All registers of the program stay.
+    fn emit_refill(&self, asm: &mut Asm, limit: Duration) {
+        const KEPT: [Reg; 13] = [
+            Reg::A0,
+            Reg::A1,
+            Reg::A2,
+            Reg::A3,
+            Reg::A4,
+            Reg::A5,
+            Reg::A6,
+            Reg::A7,
+            Reg::T3,
+            Reg::T4,
+            Reg::Ra,
+            Reg::T0,
+            Reg::T1,
+        ];
+        const SIZE: i64 = 112;
+        let kept = || KEPT.into_iter().zip(0..).map(|(reg, i)| (reg, 8 * i));
+        asm.emit(addi(Reg::Sp, Reg::Sp, small(-SIZE)));
+        kept().for_each(|(reg, off)| asm.emit(sd(reg, Reg::Sp, small(off))));
+        asm.emit(addi(Reg::A0, RECORD, small(DEADLINE)));
+        let limit = i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX);
+        asm.li(Reg::A1, limit);
+        asm.call_abs(slice as *const () as u64, Reg::Ra, Reg::Ra);
+        asm.emit(mv(LEFT, Reg::A0));
+        kept().for_each(|(reg, off)| asm.emit(ld(reg, Reg::Sp, small(off))));
+        asm.emit(addi(Reg::Sp, Reg::Sp, small(SIZE)));
+        asm.branch(rv64::Cond::Lt, LEFT, Reg::Zero, self.stop);
+        asm.emit(jr(Reg::T1));
+    }
+}
+
+/// How many instructions may be executed before the next look at the clock; -1: the time is over.
+/// `deadline` is 0 before the first one: the time until then is not counted.
+extern "C" fn slice(deadline: &mut u64, limit: u64) -> i64 {
+    let now = super::super::helpers::ktime_get_ns();
+    if *deadline == 0 {
+        *deadline = now.saturating_add(limit);
+    }
+    match now < *deadline {
+        true => SLICE,
+        false => -1,
+    }
+}
+
+/// Puts a node at `sp + off` and at the head of the list: exceptions go on at `handler`.
+pub(super) fn push_node(asm: &mut Asm, handler: Label, off: i64) {
+    asm.la(Reg::T0, handler);
+    asm.emit(sd(Reg::T0, Reg::Sp, small(off + HANDLER)));
+    asm.emit(ld(Reg::T0, RECORD, small(NODE)));
+    asm.emit(sd(Reg::T0, Reg::Sp, small(off)));
+    asm.emit(addi(Reg::T0, Reg::Sp, small(off)));
+    asm.emit(sd(Reg::T0, RECORD, small(NODE)));
+}
+
+/// Takes the node at `base + off` off the list.
+pub(super) fn pop_node(asm: &mut Asm, base: Reg, off: i64) {
+    asm.emit(ld(Reg::T0, base, small(off)));
+    asm.emit(sd(Reg::T0, RECORD, small(NODE)));
+}
+
+/// Goes to where exceptions end, with the node in `t1`.
+pub(super) fn throw(asm: &mut Asm) {
+    asm.emit(ld(Reg::T1, RECORD, small(NODE)));
+    asm.emit(ld(Reg::T0, Reg::T1, small(HANDLER)));
+    asm.emit(jr(Reg::T0));
+}
+
+/// Takes one tail call from those that are left, in `t2`; goes to `none` if there is none.
+pub(super) fn load_tail_calls(asm: &mut Asm, none: Label) {
+    asm.emit(ld(Reg::T2, RECORD, small(TAIL_CALLS)));
+    asm.beqz(Reg::T2, none);
+}
+
+/// One tail call less than `t2`.
+pub(super) fn store_tail_calls(asm: &mut Asm) {
+    asm.emit(addi(Reg::T2, Reg::T2, imm!(-1)));
+    asm.emit(sd(Reg::T2, RECORD, small(TAIL_CALLS)));
+}
+
+fn zext_w_of(asm: &mut Asm, reg: Reg) {
+    if asm.features().zba {
+        asm.emit(zext_w(reg, reg));
+    } else {
+        asm.emit(slli(reg, reg, uimm!(32)));
+        asm.emit(srli(reg, reg, uimm!(32)));
+    }
+}
