@@ -56,6 +56,8 @@ fn kind(reason: &Reason) -> &'static str {
         Reason::NoHelper { .. } => "no helper",
         Reason::NoHostFunction { .. } => "no host function",
         Reason::NoObject { .. } => "no object",
+        Reason::ValueBounds { .. } => "value bounds",
+        Reason::NoArena => "no arena",
         Reason::Unsupported { .. } => "unsupported",
         _ => "something else",
     }

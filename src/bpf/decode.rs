@@ -9,7 +9,8 @@
 use super::error::Reason;
 use super::insn::{BpfInsn, BpfReg, code};
 use super::op::{
-    AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Imm64, Op, Operand, Size, Width,
+    AluOp, ArenaOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Imm64, Op, Operand, Size,
+    Width,
 };
 
 impl Op {
@@ -20,6 +21,9 @@ impl Op {
     /// [`Reason::Reserved`], [`Reason::Truncated`].
     pub fn decode(insns: &[BpfInsn]) -> Result<Self, Reason> {
         let insn = *insns.first().ok_or(Reason::Truncated)?;
+        if let Some(plain) = without_arena_mark(insn) {
+            return arena(insn, plain);
+        }
         match insn.code & code::CLASS {
             code::ALU => alu(insn, Width::W32),
             code::ALU64 => alu(insn, Width::W64),
@@ -31,6 +35,26 @@ impl Op {
             _ => store(insn),
         }
     }
+}
+
+/// The access through an address as it is, if this is one to the arena.
+fn without_arena_mark(insn: BpfInsn) -> Option<BpfInsn> {
+    let mode = match (insn.code & code::CLASS, insn.code & code::MODE) {
+        (code::LDX | code::ST | code::STX, code::PROBE_MEM32) => code::MEM,
+        (code::LDX, code::PROBE_MEM32SX) => code::MEMSX,
+        (code::STX, code::PROBE_ATOMIC) => code::ATOMIC,
+        _ => return None,
+    };
+    let code = insn.code & !code::MODE | mode;
+    Some(BpfInsn { code, ..insn })
+}
+
+fn arena(insn: BpfInsn, plain: BpfInsn) -> Result<Op, Reason> {
+    let op = Op::decode(&[plain]).map_err(|reason| match reason {
+        Reason::UnknownOpcode { .. } => unknown(insn),
+        reason => reason,
+    })?;
+    ArenaOp::of(op).map(Op::Arena).ok_or(unknown(insn))
 }
 
 /// The registers of an instruction.

@@ -16,7 +16,8 @@
 //! | map | `map[fd:3]`, `map[idx:3]` | `map[id:193]` |
 //! | variable | `btf[id:7]`, `btf[fd:4][id:7]` | its address |
 //!
-//! Loads that may fault look like others; the code before them tells them apart.
+//! Loads that may fault, and accesses to the arena, look like others; the code before them tells
+//! them apart.
 //!
 //! Key types: [`Op`], [`Program`]. Neighbours: `op` decodes, `program` keeps. Source: kernel
 //! `kernel/bpf/disasm.c` (`print_bpf_insn`), `tools/bpf/bpftool/xlated_dumper.c`
@@ -156,6 +157,7 @@ impl fmt::Display for Op {
                 let place = Place(ty(size, Extend::Zero), dst, off);
                 write!(f, "store_release({place}, {src})")
             }
+            Self::Arena(access) => write!(f, "{}", access.plain()),
             Self::Jump { off } if i16::try_from(off).is_ok() => write!(f, "goto pc{off:+}"),
             Self::Jump { off } => write!(f, "gotol pc{off:+}"),
             Self::MayGoto { off } => write!(f, "may_goto pc{off:+}"),
@@ -393,6 +395,13 @@ mod tests {
             (0x81, 0x10, i16::MIN, 0, "r0 = *(s32 *)(r1 -32768)"),
             (0x39, 0x10, 8, 0, "r0 = *(u64 *)(r1 +8)"),
             (0x51, 0x10, 8, 0, "r0 = *(s8 *)(r1 +8)"),
+            // The arena's too (0xa0, 0xc0, 0xe0).
+            (0xb9, 0x10, 8, 0, "r0 = *(u64 *)(r1 +8)"),
+            (0xd1, 0x10, 8, 0, "r0 = *(s8 *)(r1 +8)"),
+            (0xb2, 0x01, -1, 255, "*(u8 *)(r1 -1) = 255"),
+            (0xbb, 0x21, -8, 0, "*(u64 *)(r1 -8) = r2"),
+            (0xfb, 0x21, 0, 0xf1, "r0 = atomic64_cmpxchg((u64 *)(r1 +0), r0, r2)"),
+            (0xf3, 0x10, 0, 0x100, "r0 = load_acquire((u8 *)(r1 +0))"),
             // Stores.
             (0x72, 0x0a, -1, 255, "*(u8 *)(r10 -1) = 255"),
             (0x6a, 0x01, 2, -2, "*(u16 *)(r1 +2) = -2"),
@@ -499,6 +508,7 @@ mod tests {
                 src,
                 off,
             },
+            Op::Arena(access) => as_printed(access.plain()),
             op => op,
         }
     }

@@ -125,6 +125,16 @@ impl Op {
                 off,
                 src,
             } => encode_atomic(size, dst, src, off, code::STORE_REL),
+            Self::Arena(access) => {
+                let (plain, _) = access.plain().encode();
+                let mode = match plain.code & code::MODE {
+                    code::MEMSX => code::PROBE_MEM32SX,
+                    code::ATOMIC => code::PROBE_ATOMIC,
+                    _ => code::PROBE_MEM32,
+                };
+                let code = plain.code & !code::MODE | mode;
+                BpfInsn { code, ..plain }
+            }
             Self::Jump { off } => match i16::try_from(off) {
                 Ok(off) => BpfInsn {
                     code: code::JMP | code::JA,

@@ -4,7 +4,8 @@
 //! a BPF register has 64 bits, and the caller of a C function must extend what is narrower
 //! (RISC-V psABI, "Integer Calling Convention": 32-bit values are sign-extended, signed or not).
 //!
-//! Key types: [`Env`], [`HostFn`], [`HostArg`]. Neighbours: `interp` and `jit` call what is here.
+//! Key types: [`Env`], [`HostFn`], [`HostArg`]. Neighbours: `interp` and `jit` call what is here;
+//! `objects` holds what is not called.
 //! Source: kernel `kernel/bpf/helpers.c`; `arch/riscv/net/bpf_jit_comp64.c` (`sign_extend`).
 
 #![expect(
@@ -14,7 +15,10 @@
 
 use std::collections::BTreeMap;
 
+use super::arena::Arena;
 use super::array::ProgArray;
+use super::error::Reason;
+use super::objects::{MapObject, Objects};
 use super::op::{Callee, Imm64, Op, Size};
 use super::program::Program;
 
@@ -184,7 +188,7 @@ pub struct Env {
     helpers: BTreeMap<i32, Import>,
     host: BTreeMap<i32, Import>,
     throw: Option<i32>,
-    maps: Vec<u64>,
+    objects: Objects,
     prog_arrays: Vec<ProgArray>,
 }
 
@@ -215,8 +219,31 @@ impl Env {
     }
 
     /// Adds an object that programs refer to as the next map of their list, by its address.
-    pub fn map(mut self, addr: *const ()) -> Self {
-        self.maps.push(addr as u64);
+    pub fn map(self, addr: *const ()) -> Self {
+        self.object(MapObject::new(addr))
+    }
+
+    /// Adds an object as the next map of the list: one with a file descriptor, or with a value.
+    pub fn object(mut self, map: MapObject) -> Self {
+        self.objects.add(map);
+        self
+    }
+
+    /// Adds an arena as the next map of the list, and makes it the one that casts and arena
+    /// accesses are about. A program has one; of several the last counts. It lives as long as
+    /// programs that were loaded with it.
+    ///
+    /// Programs that add and free pages themselves do so by
+    /// [`arena_alloc_pages`](super::arena_alloc_pages) and
+    /// [`arena_free_pages`](super::arena_free_pages), as [host functions](Env::host_fn).
+    pub fn arena(self, arena: &Arena) -> Self {
+        self.object(MapObject::arena(arena))
+    }
+
+    /// Adds a variable, or replaces it, under the BTF id by which programs refer to it.
+    #[doc(alias = "ksym")]
+    pub fn variable(mut self, id: i32, addr: *const ()) -> Self {
+        self.objects.add_variable(id, addr as u64);
         self
     }
 
@@ -231,9 +258,9 @@ impl Env {
     /// Adds an array of programs as the next map of the list; tail calls go through it.
     #[doc(alias = "BPF_MAP_TYPE_PROG_ARRAY")]
     pub fn prog_array(mut self, array: &ProgArray) -> Self {
-        self.maps.push(array.addr());
         self.prog_arrays.push(array.clone());
-        self
+        let addr = std::ptr::with_exposed_provenance(array.addr() as usize);
+        self.object(MapObject::new(addr))
     }
 
     /// The arrays of programs.
@@ -268,20 +295,14 @@ impl Env {
         }
     }
 
-    /// The address that a constant stands for; `Err`: what it is, and its number.
-    pub(crate) fn address(&self, imm: Imm64) -> Result<u64, (&'static str, i32)> {
-        match imm {
-            Imm64::Value(value) => Ok(value),
-            Imm64::MapIdx(idx) => usize::try_from(idx)
-                .ok()
-                .and_then(|i| self.maps.get(i).copied())
-                .ok_or(("map", idx)),
-            Imm64::MapFd(fd) => Err(("map by descriptor", fd)),
-            Imm64::MapValue { fd, .. } => Err(("map value by descriptor", fd)),
-            Imm64::MapIdxValue { idx, .. } => Err(("map value", idx)),
-            Imm64::BtfId { id, .. } => Err(("variable", id)),
-            Imm64::Func(off) => Err(("function", off)),
-        }
+    /// What a constant stands for; `Err`: what it refers to is not there.
+    pub(crate) fn address(&self, imm: Imm64) -> Result<u64, Reason> {
+        self.objects.address(imm)
+    }
+
+    /// The arena, if there is one.
+    pub(crate) fn arena_of_programs(&self) -> Option<&Arena> {
+        self.objects.arena()
     }
 }
 

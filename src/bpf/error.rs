@@ -1,6 +1,7 @@
 //! What is wrong with a program.
 //!
-//! Key types: [`Refusal`] (an instruction and a [`Reason`]), [`LoadError`], [`Stop`].
+//! Key types: [`Refusal`] (an instruction and a [`Reason`]), [`LoadError`], [`Stop`],
+//! [`ArenaError`].
 
 use thiserror::Error;
 
@@ -148,6 +149,21 @@ pub enum Reason {
         /// Its number.
         id: i32,
     },
+    /// An offset into a map's value that is not in it. Kernel: `-EINVAL`, `-ERANGE`.
+    #[error("refers to byte {off} of {what} {id}, which has {len_bytes} bytes")]
+    ValueBounds {
+        /// What it refers to.
+        what: &'static str,
+        /// Its number.
+        id: i32,
+        /// From which byte on.
+        off: u32,
+        /// How many there are.
+        len_bytes: u64,
+    },
+    /// An instruction for an arena, where there is none.
+    #[error("needs an arena, which is not there: give the environment one (Env::arena)")]
+    NoArena,
     /// An instruction that is known but cannot be run.
     #[error("{what} is not supported")]
     Unsupported {
@@ -214,4 +230,52 @@ pub enum Stop {
     /// A tail call of an interpreted program led to one that cannot be run.
     #[error("a tail call leads to a program that is refused: {0}")]
     Refused(#[from] Refusal),
+}
+
+/// What an arena cannot do. After each of them it is as it was before.
+#[derive(Clone, Eq, PartialEq, Debug, Error)]
+#[non_exhaustive]
+pub enum ArenaError {
+    /// No page, or more than pointers of 32 bits reach. Kernel: `-EINVAL`, `-E2BIG`.
+    #[error("an arena of {pages} pages: it has at least 1 and at most {max}")]
+    Size {
+        /// How many were asked for.
+        pages: u32,
+        /// The most.
+        max: u32,
+    },
+    /// There is no room for its addresses. Kernel: `-ENOMEM`.
+    #[error("cannot reserve 4 GiB of addresses (errno {errno}): see RLIMIT_AS")]
+    Reserve {
+        /// From `mmap`.
+        errno: i32,
+    },
+    /// So many pages in a row are not free, or none were asked for. Kernel: a null pointer.
+    #[error("there is no room for {pages} pages in a row")]
+    Full {
+        /// How many were asked for.
+        pages: u32,
+    },
+    /// An offset that does not begin so many pages of the arena.
+    #[error("offset {offset:#x} does not begin {pages} pages of the arena")]
+    Bounds {
+        /// The offset.
+        offset: u32,
+        /// How many.
+        pages: u32,
+    },
+    /// Memory that is not there.
+    #[error("not all of the {len} bytes from offset {offset:#x} on are there")]
+    NotThere {
+        /// The offset.
+        offset: u32,
+        /// How many bytes.
+        len: usize,
+    },
+    /// The kernel gives no memory, or does not take it back.
+    #[error("cannot change pages of the arena (errno {errno}): see vm.max_map_count")]
+    Commit {
+        /// From `mprotect` or `mmap`.
+        errno: i32,
+    },
 }

@@ -1,7 +1,8 @@
-//! Loads that may fault: the table of where they are, and the signal handler that consults it.
+//! Accesses that may fault: the table of where they are, and the signal handler that consults it.
 //!
-//! A probing load that faults yields 0. The compiler notes where each such load is, where the
-//! program goes on, and which register is to be 0; a handler of SIGSEGV and SIGBUS looks the
+//! A probing load that faults yields 0, and so does every access to a page that an arena does not
+//! have; what it would have stored is dropped. The compiler notes where each such access is, where
+//! the program goes on, and which register is to be 0; a handler of SIGSEGV and SIGBUS looks the
 //! faulting pc up. It takes no lock and allocates nothing, since it may interrupt anything:
 //!
 //! - *Slots* hold the range of a program and a pointer to its table. They are never freed, only
@@ -12,7 +13,7 @@
 //! What is not found goes to the handler that was there before; if there was none, the process
 //! dies of its fault, after a line that names the program if it was one. A handler that is
 //! installed later comes first, and is expected to hand on what is not its own, as usual. The
-//! handler is installed with the first program that has such loads.
+//! handler is installed with the first program that has such accesses.
 //!
 //! What it cannot do: a thread that has the signal blocked, or is in a handler of it that was
 //! installed without SA_NODEFER, dies of the fault (the kernel asks nobody then). A handler from
@@ -29,14 +30,14 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering, fence};
 
 use text::RxRange;
 
-/// A load that may fault.
+/// An access that may fault.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
 pub(crate) struct Probe {
     /// Its address.
     pub(crate) at: u64,
     /// Where the program goes on.
     pub(crate) next: u64,
-    /// The number of the RV64 register that becomes 0.
+    /// The number of the RV64 register that becomes 0; 0 of an access that brings nothing.
     pub(crate) reg: u8,
 }
 
@@ -127,7 +128,7 @@ impl Slot {
 
 impl Registered {
     /// Makes the handler know a program, which begins to run after this. Installs the handler if
-    /// the program has loads that may fault.
+    /// the program has accesses that may fault.
     pub(crate) fn new(name: &str, range: RxRange, probes: Vec<Probe>) -> Self {
         if !probes.is_empty() {
             handler::install();
@@ -242,6 +243,7 @@ mod handler {
             if let Ok(i) = table.probes.binary_search_by_key(&pc, |probe| probe.at) {
                 let probe = table.probes[i];
                 regs[usize::from(probe.reg)] = 0;
+                // Register 0 is the pc here, where `probe.reg` says that there is none.
                 regs[0] = probe.next;
                 return;
             }

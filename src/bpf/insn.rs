@@ -173,6 +173,10 @@ pub(crate) mod code {
     /// The kernel's marks of loads that may fault; `ABS` and `IND` mean something else for `LD`.
     pub(crate) const PROBE_MEM: u8 = 0x20;
     pub(crate) const PROBE_MEMSX: u8 = 0x40;
+    /// The kernel's marks of arena accesses; the last two are `ATOMIC` and nothing otherwise.
+    pub(crate) const PROBE_MEM32: u8 = 0xa0;
+    pub(crate) const PROBE_MEM32SX: u8 = 0xc0;
+    pub(crate) const PROBE_ATOMIC: u8 = 0xe0;
 
     pub(crate) const XCHG: i32 = 0xe1;
     pub(crate) const CMPXCHG: i32 = 0xf1;

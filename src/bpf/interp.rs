@@ -16,6 +16,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU16, AtomicU32, AtomicU64, Ordering};
 
+use super::arena::Arena;
 use super::env::{Control, Env};
 use super::error::{Reason, Refusal, Stop};
 use super::helpers::probe_read;
@@ -24,12 +25,14 @@ use super::op::{
     AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Imm64, Op, Operand, Size, Width,
 };
 use super::program::{Func, MAX_LOOPS, MAX_STACK_BYTES, MAX_TAIL_CALLS, Program, target};
+use super::regs::bit;
 
 /// A program with what it refers to, to be interpreted.
 #[derive(Debug)]
 pub struct Interpreter<'a> {
     program: &'a Program,
     env: &'a Env,
+    arena: Option<&'a Arena>,
 }
 
 /// A program that is being run: the one that was given, or one that a tail call led to.
@@ -132,7 +135,12 @@ impl<'a> Interpreter<'a> {
     /// A [`Refusal`] when it refers to something that `env` does not have.
     pub fn new(program: &'a Program, env: &'a Env) -> Result<Self, Refusal> {
         check_imports(program, env)?;
-        Ok(Self { program, env })
+        let arena = env.arena_of_programs();
+        Ok(Self {
+            program,
+            env,
+            arena,
+        })
     }
 
     /// Runs it with `r1` to `r5`, at most `budget` instructions; gives `r0`.
@@ -267,7 +275,9 @@ impl<'a> Interpreter<'a> {
                 let value = &mut frame.regs[dst.index()];
                 *value = byte_order(order, size, *value);
             }
-            Op::AddrSpaceCast { .. } => unreachable!("the verifier refuses it"),
+            Op::AddrSpaceCast { dst, src, .. } => {
+                frame.regs[dst.index()] = self.arena().cast(frame.regs[src.index()]);
+            }
             Op::LdImm64 {
                 dst,
                 imm: Imm64::Func(off),
@@ -279,69 +289,23 @@ impl<'a> Interpreter<'a> {
                 // `new` has seen that it is there.
                 frame.regs[dst.index()] = self.env.address(imm).unwrap_or_default();
             }
-            Op::Load {
-                size,
-                extend,
-                fault,
-                dst,
-                src,
-                off,
-            } => {
-                let addr = frame.regs[src.index()].wrapping_add_signed(off.into());
-                let value = match fault {
-                    // SAFETY: 1. caller's contract.
-                    Fault::Fatal => unsafe { load(size, addr) },
-                    Fault::Zero => probe(size, addr),
-                };
-                frame.regs[dst.index()] = match extend {
-                    Extend::Zero => value,
-                    Extend::Sign => sign_extend(size, value),
-                };
-            }
-            Op::Store {
-                size,
-                dst,
-                off,
-                src,
-            } => {
-                let addr = frame.regs[dst.index()].wrapping_add_signed(off.into());
+            Op::Load { .. }
+            | Op::Store { .. }
+            | Op::Atomic { .. }
+            | Op::LoadAcquire { .. }
+            | Op::StoreRelease { .. } => {
+                let (base, off, size) = place(op);
+                let addr = frame.regs[base.index()].wrapping_add_signed(off.into());
                 // SAFETY: 1. caller's contract.
-                unsafe { store(size, addr, frame.get(src)) };
+                unsafe { self.access(frame, op, size, addr) };
             }
-            Op::Atomic {
-                op,
-                size,
-                dst,
-                off,
-                src,
-            } => {
-                let addr = frame.regs[dst.index()].wrapping_add_signed(off.into());
-                let (value, r0) = (frame.regs[src.index()], frame.regs[0]);
-                // SAFETY: 1. caller's contract.
-                let before = unsafe { atomic(op, size, addr, value, r0) };
-                if let Some(reg) = op.result(src) {
-                    frame.regs[reg.index()] = before;
-                }
-            }
-            Op::LoadAcquire {
-                size,
-                dst,
-                src,
-                off,
-            } => {
-                let addr = frame.regs[src.index()].wrapping_add_signed(off.into());
-                // SAFETY: 1. caller's contract.
-                frame.regs[dst.index()] = unsafe { load_acquire(size, addr) };
-            }
-            Op::StoreRelease {
-                size,
-                dst,
-                off,
-                src,
-            } => {
-                let addr = frame.regs[dst.index()].wrapping_add_signed(off.into());
-                // SAFETY: 1. caller's contract.
-                unsafe { store_release(size, addr, frame.regs[src.index()]) };
+            Op::Arena(access) => {
+                let op = access.plain();
+                let (base, off, size) = place(op);
+                let start = self.arena().at(frame.regs[base.index()]);
+                let addr = start.wrapping_add_signed(off.into());
+                // SAFETY: 1. the arena's guards are wider than an offset.
+                unsafe { self.access(frame, op, size, addr) };
             }
             Op::Jump { off } => frame.at = target(at, off) as usize,
             Op::MayGoto { off } => match frame.loops_left {
@@ -360,6 +324,32 @@ impl<'a> Interpreter<'a> {
                 }
             }
             Op::Call(_) | Op::Exit => unreachable!("`run` has dealt with it"),
+        }
+    }
+
+    /// The arena of a program that uses one.
+    fn arena(&self) -> &'a Arena {
+        let Some(arena) = self.arena else {
+            unreachable!("`check_imports` has seen that it is there");
+        };
+        arena
+    }
+
+    /// An access to memory; where the arena has no page, what is loaded is 0.
+    ///
+    /// # Safety
+    /// 1. It is sound, unless it is the arena's.
+    unsafe fn access(&self, frame: &mut Frame<'_>, op: Op, size: Size, addr: u64) {
+        // SAFETY: 1. caller's contract; in the arena the page is there.
+        let access = || unsafe { access(op, &frame.regs, addr) };
+        let result = match self.arena {
+            Some(arena) => arena.access(addr, size.bytes().into(), access),
+            None => Some(access()),
+        };
+        for reg in BpfReg::ALL {
+            if op.written() & bit(reg) != 0 {
+                frame.regs[reg.index()] = result.unwrap_or(0);
+            }
         }
     }
 
@@ -471,10 +461,10 @@ fn check_import(op: Op, env: &Env) -> Result<(), Reason> {
             imm: Imm64::Func(_),
             ..
         } => Ok(()),
-        Op::LdImm64 { imm, .. } => match env.address(imm) {
-            Ok(_) => Ok(()),
-            Err((what, id)) => Err(Reason::NoObject { what, id }),
-        },
+        Op::LdImm64 { imm, .. } => env.address(imm).map(|_| ()),
+        Op::AddrSpaceCast { .. } | Op::Arena(_) if env.arena_of_programs().is_none() => {
+            Err(Reason::NoArena)
+        }
         _ => Ok(()),
     }
 }
@@ -581,6 +571,67 @@ fn holds(cond: Cond, width: Width, a: u64, b: u64) -> bool {
         Cond::Slt => sa < sb,
         Cond::Sle => sa <= sb,
         Cond::Set => a & b != 0,
+    }
+}
+
+/// The register, the offset and the size of an access to memory.
+fn place(op: Op) -> (BpfReg, i16, Size) {
+    match op {
+        Op::Load { size, src, off, .. } | Op::LoadAcquire { size, src, off, .. } => {
+            (src, off, size)
+        }
+        Op::Store { size, dst, off, .. }
+        | Op::Atomic { size, dst, off, .. }
+        | Op::StoreRelease { size, dst, off, .. } => (dst, off, size),
+        _ => unreachable!("{op:?} does not access memory"),
+    }
+}
+
+/// Does an access; what goes to the register that it writes, if it writes one.
+///
+/// # Safety
+/// 1. It is sound.
+unsafe fn access(op: Op, regs: &[u64; 11], addr: u64) -> u64 {
+    let get = |reg: BpfReg| regs[reg.index()];
+    match op {
+        Op::Load {
+            size,
+            extend,
+            fault,
+            ..
+        } => {
+            let value = match fault {
+                // SAFETY: 1. caller's contract.
+                Fault::Fatal => unsafe { load(size, addr) },
+                Fault::Zero => probe(size, addr),
+            };
+            match extend {
+                Extend::Zero => value,
+                Extend::Sign => sign_extend(size, value),
+            }
+        }
+        Op::Store { size, src, .. } => {
+            let value = match src {
+                Operand::Reg(reg) => get(reg),
+                Operand::Imm(imm) => imm as i64 as u64,
+            };
+            // SAFETY: 1. caller's contract.
+            unsafe { store(size, addr, value) };
+            0
+        }
+        Op::Atomic { op, size, src, .. } => {
+            let (value, r0) = (get(src), get(BpfReg::R0));
+            // SAFETY: 1. caller's contract.
+            unsafe { atomic(op, size, addr, value, r0) }
+        }
+        // SAFETY: 1. caller's contract.
+        Op::LoadAcquire { size, .. } => unsafe { load_acquire(size, addr) },
+        Op::StoreRelease { size, src, .. } => {
+            // SAFETY: 1. caller's contract.
+            unsafe { store_release(size, addr, get(src)) };
+            0
+        }
+        _ => unreachable!("{op:?} does not access memory"),
     }
 }
 

@@ -12,6 +12,7 @@ use rv64::Features;
 use text::{RxAddr, RxRange};
 use trampoline::Trampolines;
 
+use super::arena::Arena;
 use super::array::{self, Slots};
 use super::env::{Control, Env};
 use super::error::{LoadError, Stop};
@@ -72,6 +73,8 @@ struct Code {
     stops: Box<AtomicU64>,
     /// What the code looks into.
     _arrays: Vec<Arc<Slots>>,
+    /// What the program may reach for.
+    _arena: Option<Arena>,
 }
 
 impl Drop for Code {
@@ -129,6 +132,7 @@ impl BpfProg {
                     .iter()
                     .map(|a| a.slots().clone())
                     .collect(),
+                _arena: env.arena_of_programs().cloned(),
             })
         })??;
         array::settle();

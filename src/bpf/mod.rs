@@ -19,12 +19,15 @@
 //! | `verify`, `program` | [`Program`]: well-formed, in functions |
 //! | `array` | [`ProgArray`]: where tail calls go |
 //! | `env`, `helpers` | [`Env`]: helpers, host functions, maps; [`Env::tracing`] |
+//! | `objects` | [`MapObject`]: what constants of 64 bits refer to |
+//! | `arena` | [`Arena`]: memory that programs and host share |
 //! | `interp` | [`Interpreter`]: the reference |
 //! | `jit`, `loaded` | [`BpfProg`]: compiled |
-//! | `faults` | loads that may fault, and the handler that lets them |
+//! | `faults` | accesses that may fault, and the handler that lets them |
 //!
 //! Source: RFC 9669; kernel `Documentation/bpf/standardization/instruction-set.rst`.
 
+mod arena;
 mod array;
 mod builder;
 mod decode;
@@ -38,22 +41,26 @@ mod insn;
 mod interp;
 mod jit;
 mod loaded;
+mod objects;
 mod op;
 mod program;
 mod regs;
 mod verify;
 
+pub use arena::{Arena, arena_alloc_pages, arena_free_pages};
 pub(crate) use array::synchronize;
 pub use array::{ProgArray, ProgArrayError};
 pub use builder::{Label, ProgramBuilder};
 pub use env::{Env, Fill, HostArg, HostFn, HostRet};
-pub use error::{LoadError, Reason, Refusal, Stop};
+pub use error::{ArenaError, LoadError, Reason, Refusal, Stop};
 pub use insn::{BpfInsn, BpfReg, INSN_BYTES};
 pub use interp::Interpreter;
 pub use jit::Budget;
 pub use loaded::{BpfProg, Options};
+pub use objects::MapObject;
 pub use op::{
-    AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Fetch, Imm64, Op, Operand, Size, Width,
+    AluOp, ArenaOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Fetch, Imm64, Op, Operand,
+    Size, Width,
 };
 pub use program::{
     Extra, Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, MAX_TAIL_CALLS, Program,

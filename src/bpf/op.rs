@@ -2,10 +2,11 @@
 //!
 //! Verifier, interpreter, compiler and disassembler match on [`Op`].
 //!
-//! Two things are meant here that the kernel takes from no user: atomics of 8 and 16 bits, and
-//! loads marked `BPF_PROBE_MEM`, which yield 0 where there is no memory.
+//! Three things are meant here that the kernel takes from no user: atomics of 8 and 16 bits, loads
+//! marked `BPF_PROBE_MEM`, which yield 0 where there is no memory, and the marks of arena accesses
+//! that its verifier leaves in programs ([`ArenaOp`]).
 //!
-//! Key types: [`Op`], [`Operand`], [`Callee`]. Neighbours: `insn` below; `decode` and `encode` turn
+//! Key types: [`Op`], [`Operand`], [`Callee`], [`ArenaOp`]. Neighbours: `insn` below; `decode` and `encode` turn
 //! one into the other; everything else above.
 //! Source: RFC 9669, chapters 4 and 5; kernel `kernel/bpf/verifier.c` for what is reserved.
 
@@ -384,6 +385,190 @@ pub enum Callee {
     },
 }
 
+/// An access whose address register holds an offset in the arena, in its lower half. It cannot
+/// fault: where there is no page, loads give 0, and stores are dropped.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+#[allow(missing_docs, reason = "fields are those of `Op`")]
+pub enum ArenaOp {
+    /// As [`Op::Load`].
+    #[doc(alias = "BPF_PROBE_MEM32")]
+    #[doc(alias = "BPF_PROBE_MEM32SX")]
+    Load {
+        size: Size,
+        extend: Extend,
+        dst: BpfReg,
+        src: BpfReg,
+        off: i16,
+    },
+    /// As [`Op::Store`].
+    Store {
+        size: Size,
+        dst: BpfReg,
+        off: i16,
+        src: Operand,
+    },
+    /// As [`Op::Atomic`].
+    #[doc(alias = "BPF_PROBE_ATOMIC")]
+    Atomic {
+        op: AtomicOp,
+        size: Size,
+        dst: BpfReg,
+        off: i16,
+        src: BpfReg,
+    },
+    /// As [`Op::LoadAcquire`].
+    LoadAcquire {
+        size: Size,
+        dst: BpfReg,
+        src: BpfReg,
+        off: i16,
+    },
+    /// As [`Op::StoreRelease`].
+    StoreRelease {
+        size: Size,
+        dst: BpfReg,
+        off: i16,
+        src: BpfReg,
+    },
+}
+
+impl ArenaOp {
+    /// An access through an address, to the arena instead; `None` of other instructions.
+    #[must_use]
+    pub const fn of(op: Op) -> Option<Self> {
+        Some(match op {
+            Op::Load {
+                size,
+                extend,
+                dst,
+                src,
+                off,
+                ..
+            } => Self::Load {
+                size,
+                extend,
+                dst,
+                src,
+                off,
+            },
+            Op::Store {
+                size,
+                dst,
+                off,
+                src,
+            } => Self::Store {
+                size,
+                dst,
+                off,
+                src,
+            },
+            Op::Atomic {
+                op,
+                size,
+                dst,
+                off,
+                src,
+            } => Self::Atomic {
+                op,
+                size,
+                dst,
+                off,
+                src,
+            },
+            Op::LoadAcquire {
+                size,
+                dst,
+                src,
+                off,
+            } => Self::LoadAcquire {
+                size,
+                dst,
+                src,
+                off,
+            },
+            Op::StoreRelease {
+                size,
+                dst,
+                off,
+                src,
+            } => Self::StoreRelease {
+                size,
+                dst,
+                off,
+                src,
+            },
+            _ => return None,
+        })
+    }
+
+    /// The same access through an address as it is.
+    #[must_use]
+    pub const fn plain(self) -> Op {
+        match self {
+            Self::Load {
+                size,
+                extend,
+                dst,
+                src,
+                off,
+            } => Op::Load {
+                size,
+                extend,
+                fault: Fault::Fatal,
+                dst,
+                src,
+                off,
+            },
+            Self::Store {
+                size,
+                dst,
+                off,
+                src,
+            } => Op::Store {
+                size,
+                dst,
+                off,
+                src,
+            },
+            Self::Atomic {
+                op,
+                size,
+                dst,
+                off,
+                src,
+            } => Op::Atomic {
+                op,
+                size,
+                dst,
+                off,
+                src,
+            },
+            Self::LoadAcquire {
+                size,
+                dst,
+                src,
+                off,
+            } => Op::LoadAcquire {
+                size,
+                dst,
+                src,
+                off,
+            },
+            Self::StoreRelease {
+                size,
+                dst,
+                off,
+                src,
+            } => Op::StoreRelease {
+                size,
+                dst,
+                off,
+                src,
+            },
+        }
+    }
+}
+
 /// What an instruction does. Jumps count instructions from the next one.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
 #[allow(missing_docs, reason = "fields carry the RFC's names")]
@@ -410,7 +595,7 @@ pub enum Op {
         size: Size,
         dst: BpfReg,
     },
-    /// `dst = src`, from one address space to another.
+    /// `dst = src`, from one address space to another: 1 is the arena's.
     AddrSpaceCast {
         dst: BpfReg,
         src: BpfReg,
@@ -459,6 +644,8 @@ pub enum Op {
         off: i16,
         src: BpfReg,
     },
+    /// An access to the arena by offset.
+    Arena(ArenaOp),
     /// Goes on `off` instructions further.
     Jump { off: i32 },
     /// Goes on `off` instructions further when it has been here too often.

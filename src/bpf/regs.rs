@@ -51,8 +51,21 @@ impl Op {
                 bit(dst) | bit(src) | r0
             }
             Self::StoreRelease { dst, src, .. } => bit(dst) | bit(src),
+            Self::Arena(access) => access.plain().read(),
             Self::LdImm64 { .. } | Self::Jump { .. } | Self::MayGoto { .. } | Self::Call(_) => 0,
             Self::Exit => bit(BpfReg::R0),
+        }
+    }
+
+    /// The register that its access to memory goes through, if it has one; of an access to the
+    /// arena by offset, none.
+    pub(crate) fn base(self) -> Option<BpfReg> {
+        match self {
+            Self::Load { src, .. } | Self::LoadAcquire { src, .. } => Some(src),
+            Self::Store { dst, .. } | Self::Atomic { dst, .. } | Self::StoreRelease { dst, .. } => {
+                Some(dst)
+            }
+            _ => None,
         }
     }
 
@@ -68,6 +81,7 @@ impl Op {
             | Self::Load { dst, .. }
             | Self::LoadAcquire { dst, .. } => bit(dst),
             Self::Atomic { op, src, .. } => op.result(src).map_or(0, bit),
+            Self::Arena(access) => access.plain().written(),
             Self::Call(_) => CALLER_SAVED,
             Self::Store { .. }
             | Self::StoreRelease { .. }

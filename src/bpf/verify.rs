@@ -63,10 +63,6 @@ fn decode(insns: &[BpfInsn]) -> Result<Ops, Refusal> {
     let mut at = 0;
     while at < insns.len() {
         let op = Op::decode(&insns[at..]).map_err(|reason| Refusal { insn: at, reason })?;
-        if let Op::AddrSpaceCast { .. } = op {
-            let what = "addr_space_cast (there are no arenas)";
-            return refuse(at, Reason::Unsupported { what });
-        }
         if op.written() & bit(BpfReg::R10) != 0 {
             return refuse(at, Reason::WritesFrame);
         }
@@ -253,7 +249,9 @@ fn escapes(op: Op, known: &Known) -> bool {
         }
         | Op::StoreRelease { src, .. }
         | Op::Atomic { src, .. }
-        | Op::Movsx { src, .. } => points(src),
+        | Op::Movsx { src, .. }
+        | Op::AddrSpaceCast { src, .. } => points(src),
+        Op::Arena(access) => escapes(access.plain(), known),
         Op::Neg { dst, .. } | Op::End { dst, .. } => points(dst),
         _ => false,
     }

@@ -183,7 +183,7 @@ fn unset(t: &mut Table) {
     unset("store_release", atomically(W, atomic::STORE_REL, R1, 0, R6));
 }
 
-/// The environment has no helper, no host function and no map.
+/// The environment has no helper, no host function, no map and no arena.
 fn missing(t: &mut Table) {
     for id in [0, 1, 5, 9999, -1] {
         let name = format!("helper_{id}_is_not_there").replace('-', "minus_");
@@ -212,4 +212,22 @@ fn missing(t: &mut Table) {
         ..ld_imm64(R0, 9)
     };
     t.refuses("code_address_is_not_there", &[insn, exit()], "jump out");
+    // Loads with zeros and with their sign, stores, atomics, by offset in the arena.
+    for (code, src) in [(0xa1, 1), (0xc1, 1), (0xa2, 0), (0xa3, 1), (0xe3, 1)] {
+        let dst = 1;
+        let insn = Insn {
+            code,
+            dst,
+            src,
+            ..Insn::default()
+        };
+        let name = format!("arena_access_{code:#04x}_without_arena");
+        t.refuses(name, &[mov(R0, 0), insn, exit()], "no arena");
+    }
+    for (name, imm) in [("to_program", 1), ("to_user", 1 << 16)] {
+        let (off, insn) = (1, mov(R0, R1));
+        let insn = Insn { off, imm, ..insn };
+        let name = format!("cast_{name}_without_arena");
+        t.refuses(name, &[insn, exit()], "no arena");
+    }
 }

@@ -159,7 +159,7 @@ fn step(op: Op, regs: &mut Regs) -> Result<(), String> {
         Op::Call(callee) => return call(callee, regs),
         Op::Exit => value(BpfReg::R0)?,
         Op::Jump { .. } | Op::MayGoto { .. } => {}
-        Op::AddrSpaceCast { .. } => return Err("is not supported".into()),
+        Op::AddrSpaceCast { .. } | Op::Arena(_) => return Err("there is no arena".into()),
     }
     if let Some((reg, what)) = set {
         regs[reg.index()] = what;

@@ -59,6 +59,7 @@ fn kind(op: Op) -> String {
         Op::Movsx { width, size, .. } => format!("Movsx {width:?} {size:?}"),
         Op::End { order, size, .. } => format!("End {order:?} {size:?}"),
         Op::AddrSpaceCast { .. } => "AddrSpaceCast".into(),
+        Op::Arena(_) => "Arena".into(),
         Op::LdImm64 { .. } => "LdImm64".into(),
         Op::Load {
             size,
@@ -82,7 +83,7 @@ fn kind(op: Op) -> String {
     }
 }
 
-/// All kinds but those that the verifier refuses.
+/// All kinds but those that want an arena.
 fn all() -> Vec<String> {
     let fixed = ["LdImm64", "Jump", "MayGoto", "Call local", "Exit"];
     let mut all: Vec<String> = fixed.map(String::from).into();

@@ -190,6 +190,7 @@ impl Forms {
                 };
                 self.set(BpfReg::R0, form);
             }
+            Op::Arena(access) => self.step(access.plain(), upper_live, env),
             Op::Store { .. }
             | Op::StoreRelease { .. }
             | Op::Jump { .. }
@@ -412,10 +413,6 @@ fn upper_live_in(op: Op, live_out: RegSet, env: &Env) -> RegSet {
         Operand::Reg(reg) => bit(reg),
         Operand::Imm(_) => 0,
     };
-    let value = |size: Size, set: RegSet| match size {
-        Size::Dw => set,
-        _ => 0,
-    };
     let read = match op {
         Op::Alu {
             width: Width::W32, ..
@@ -454,19 +451,14 @@ fn upper_live_in(op: Op, live_out: RegSet, env: &Env) -> RegSet {
             (_, Size::Dw) => bit(dst),
             _ => 0,
         },
-        Op::AddrSpaceCast { src, .. } => bit(src),
-        Op::Load { src, .. } | Op::LoadAcquire { src, .. } => bit(src),
-        Op::Store { size, dst, src, .. } => bit(dst) | value(size, operand(src)),
-        Op::StoreRelease { size, dst, src, .. } => bit(dst) | value(size, bit(src)),
-        Op::Atomic {
-            op, size, dst, src, ..
-        } => {
-            let r0 = match op {
-                AtomicOp::Cmpxchg => bit(BpfReg::R0),
-                _ => 0,
-            };
-            bit(dst) | value(size, bit(src) | r0)
-        }
+        Op::AddrSpaceCast { .. } => 0,
+        Op::Load { .. }
+        | Op::LoadAcquire { .. }
+        | Op::Store { .. }
+        | Op::StoreRelease { .. }
+        | Op::Atomic { .. } => op.base().map_or(0, bit) | upper_stored(op),
+        // The address is in the lower half.
+        Op::Arena(access) => upper_stored(access.plain()),
         Op::Call(callee) => {
             let import = env.import(callee);
             let whole = |i: usize| import.is_none_or(|import| import.args[i] == Fill::Whole);
@@ -477,4 +469,30 @@ fn upper_live_in(op: Op, live_out: RegSet, env: &Env) -> RegSet {
         Op::Exit => bit(BpfReg::R0),
     };
     (live_out & !op.written()) | read
+}
+
+/// The registers whose upper halves an access to memory stores or compares.
+fn upper_stored(op: Op) -> RegSet {
+    match op {
+        Op::Store {
+            size: Size::Dw,
+            src: Operand::Reg(src),
+            ..
+        }
+        | Op::StoreRelease {
+            size: Size::Dw,
+            src,
+            ..
+        } => bit(src),
+        Op::Atomic {
+            op,
+            size: Size::Dw,
+            src,
+            ..
+        } => match op {
+            AtomicOp::Cmpxchg => bit(src) | bit(BpfReg::R0),
+            _ => bit(src),
+        },
+        _ => 0,
+    }
 }

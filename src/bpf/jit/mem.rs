@@ -1,4 +1,8 @@
-//! Loads, stores, atomics.
+//! Loads, stores, atomics, casts of address spaces.
+//!
+//! An instruction that accesses memory is emitted by [`Emit::access`], which notes it where it may
+//! fault. What it brings is 0 then and what follows in the same BPF instruction is left out, so a
+//! register that it writes is changed last, or to what nobody sees.
 //!
 //! Atomics of 8 and 16 bits without Zabha work on the aligned word around them; like all atomics
 //! they must be aligned to their size. Orders are those of
@@ -8,17 +12,17 @@
 //! mapping of C/C++ atomics); kernel `Documentation/bpf/standardization/instruction-set.rst`.
 
 use rv64::{
-    Cond, FenceSet, Insn, Order, Reg, SImm, add, addi, amoadd_b, amoadd_d, amoadd_h, amoadd_w,
-    amoand_b, amoand_d, amoand_h, amoand_w, amocas_b, amocas_d, amocas_h, amocas_w, amoor_b,
-    amoor_d, amoor_h, amoor_w, amoswap_b, amoswap_d, amoswap_h, amoswap_w, amoxor_b, amoxor_d,
-    amoxor_h, amoxor_w, and, andi, fence, imm, lb, lbu, ld, lh, lhu, lr_d, lr_w, lw, lwu, mv, or,
-    sb, sc_d, sc_w, sd, sh, sll, slli, srl, srli, sw, uimm, xor,
+    Cond, FenceSet, Insn, Order, Reg, SImm, add, add_uw, addi, amoadd_b, amoadd_d, amoadd_h,
+    amoadd_w, amoand_b, amoand_d, amoand_h, amoand_w, amocas_b, amocas_d, amocas_h, amocas_w,
+    amoor_b, amoor_d, amoor_h, amoor_w, amoswap_b, amoswap_d, amoswap_h, amoswap_w, amoxor_b,
+    amoxor_d, amoxor_h, amoxor_w, and, andi, fence, imm, lb, lbu, ld, lh, lhu, lr_d, lr_w, lw, lwu,
+    mv, or, sb, sc_d, sc_w, sd, sh, sll, slli, srl, srli, sw, uimm, xor,
 };
 
 use super::super::insn::BpfReg;
-use super::super::op::{AtomicOp, Extend, Fetch, Operand, Size};
+use super::super::op::{AtomicOp, Extend, Fault, Fetch, Operand, Size};
 use super::frame::small;
-use super::{Emit, ProbeLabels, TMP, TMP2, TMP3, TMP4, imm12};
+use super::{Emit, ProbeLabels, Space, TMP, TMP2, TMP3, TMP4, imm12};
 
 type Amo = fn(Reg, Reg, Reg, Order) -> Insn;
 
@@ -26,13 +30,16 @@ impl Emit<'_> {
     /// A register and an offset for an address; what does not fit comes into `TMP`.
     fn address(&mut self, (base, off): (BpfReg, i16)) -> (Reg, SImm<12>) {
         let off = i64::from(off);
-        if base == BpfReg::R10 {
+        if self.space == Space::Process && base == BpfReg::R10 {
             let off = off + self.frame.r10();
             if let Some(off) = imm12(off) {
                 return (Reg::Sp, off);
             }
         }
-        let rs = self.rs(base, TMP);
+        let rs = match self.space {
+            Space::Process => self.rs(base, TMP),
+            Space::Arena => self.arena_address(base),
+        };
         if let Some(off) = imm12(off) {
             return (rs, off);
         }
@@ -40,6 +47,54 @@ impl Emit<'_> {
         self.asm.li(TMP2, off - low);
         self.emit(add(TMP, TMP2, rs));
         (TMP, small(low))
+    }
+
+    /// `TMP`, with the address of the lower half of `base` in the arena.
+    fn arena_address(&mut self, base: BpfReg) -> Reg {
+        let rs = self.rs(base, TMP2);
+        let has_zeros = base != BpfReg::R10 && self.forms.of(base).zero;
+        let (rs, add): (Reg, fn(Reg, Reg, Reg) -> Insn) = if has_zeros {
+            (rs, add)
+        } else if self.features().zba {
+            (rs, add_uw)
+        } else {
+            self.zext_w(TMP2, rs);
+            (TMP2, add)
+        };
+        self.asm.li(TMP, self.arena_base());
+        self.emit(add(TMP, rs, TMP));
+        TMP
+    }
+
+    /// Where the arena is; `compile` has seen that there is one.
+    fn arena_base(&self) -> i64 {
+        let arena = self.env.arena_of_programs();
+        arena.map_or(0, |arena| arena.base() as i64)
+    }
+
+    /// `dst` = the address of the lower half of `src` in the arena, in whichever address space; null
+    /// stays null.
+    pub(super) fn cast(&mut self, dst: BpfReg, src: BpfReg) {
+        let (rd, rs) = (self.rd(dst), self.rs(src, TMP));
+        match src != BpfReg::R10 && self.forms.of(src).zero {
+            true => self.mv(rd, rs),
+            false => self.zext_w(rd, rs),
+        }
+        let null = self.asm.new_label();
+        self.asm.beqz(rd, null);
+        self.asm.li(TMP, self.arena_base());
+        self.emit(add(rd, rd, TMP));
+        self.asm.bind(null);
+    }
+
+    /// An instruction that accesses memory, noted as one that may fault if it is.
+    fn access(&mut self, insn: Insn) {
+        if self.fault == Fault::Zero {
+            let (at, rd) = (self.asm.here(), Reg::Zero);
+            // Where it goes on is known when all of the BPF instruction is there.
+            self.probes.push(ProbeLabels { at, next: at, rd });
+        }
+        self.emit(insn);
     }
 
     /// A register that holds an address.
@@ -55,23 +110,7 @@ impl Emit<'_> {
     pub(super) fn load(&mut self, size: Size, extend: Extend, dst: BpfReg, place: (BpfReg, i16)) {
         let (rs, off) = self.address(place);
         let insn = self.load_insn(size, extend, dst);
-        self.emit(insn(self.rd(dst), rs, off));
-    }
-
-    /// The load, noted as one that may fault.
-    pub(super) fn probing_load(
-        &mut self,
-        size: Size,
-        extend: Extend,
-        dst: BpfReg,
-        place: (BpfReg, i16),
-    ) {
-        let (rs, off) = self.address(place);
-        let (insn, rd) = (self.load_insn(size, extend, dst), self.rd(dst));
-        let at = self.asm.here();
-        self.emit(insn(rd, rs, off));
-        let next = self.asm.here();
-        self.probes.push(ProbeLabels { at, next, rd });
+        self.access(insn(self.rd(dst), rs, off));
     }
 
     fn load_insn(&self, size: Size, extend: Extend, dst: BpfReg) -> fn(Reg, Reg, SImm<12>) -> Insn {
@@ -90,7 +129,7 @@ impl Emit<'_> {
     pub(super) fn store(&mut self, size: Size, place: (BpfReg, i16), src: Operand) {
         let (rs1, off) = self.address(place);
         let rs2 = self.operand(src, TMP2);
-        self.emit(store_insn(size)(rs2, rs1, off));
+        self.access(store_insn(size)(rs2, rs1, off));
     }
 
     pub(super) fn load_acquire(&mut self, size: Size, dst: BpfReg, place: (BpfReg, i16)) {
@@ -117,7 +156,7 @@ impl Emit<'_> {
                     Fetch::Yes => (self.rd(src), Order::AqRl),
                     Fetch::No => (Reg::Zero, Order::Relaxed),
                 };
-                self.emit(amo(rd, value, addr, order));
+                self.access(amo(rd, value, addr, order));
                 if fetch == Fetch::Yes {
                     self.fetched(size, src);
                 }
@@ -150,7 +189,7 @@ impl Emit<'_> {
                     Size::W => amocas_w,
                     Size::Dw => amocas_d,
                 };
-                self.emit(cas(r0, value, addr, Order::AqRl));
+                self.access(cas(r0, value, addr, Order::AqRl));
             }
             _ => {
                 let wide = size == Size::Dw;
@@ -163,10 +202,10 @@ impl Emit<'_> {
                     false => self.signed(r0, self.forms.of(BpfReg::R0).sign, TMP4),
                 };
                 let (again, done) = (self.asm.here(), self.asm.new_label());
-                self.emit(lr(TMP3, addr, Order::AqRl));
+                self.access(lr(TMP3, addr, Order::AqRl));
                 self.asm.branch(Cond::Ne, TMP3, expected, done);
                 // The value's temporary is free if it is not in one; addr may be TMP.
-                self.emit(sc(FAILED, value, addr, Order::Rl));
+                self.access(sc(FAILED, value, addr, Order::Rl));
                 self.asm.bnez(FAILED, again);
                 self.asm.bind(done);
                 self.emit(mv(r0, TMP3));
@@ -188,7 +227,7 @@ impl Emit<'_> {
         self.narrow_place(addr);
         self.emit(sll(TMP2, TMP2, TMP3));
         let again = self.asm.here();
-        self.emit(lr_w(TMP4, TMP, order.0));
+        self.access(lr_w(TMP4, TMP, order.0));
         match op {
             AtomicOp::Add(_) => {
                 self.emit(add(FAILED, TMP4, TMP2));
@@ -205,7 +244,7 @@ impl Emit<'_> {
                 self.merge(size);
             }
         }
-        self.emit(sc_w(FAILED, FAILED, TMP, order.1));
+        self.access(sc_w(FAILED, FAILED, TMP, order.1));
         self.asm.bnez(FAILED, again);
         if fetch == Fetch::Yes {
             let rd = self.rd(src);
@@ -260,13 +299,13 @@ impl Emit<'_> {
             _ => self.zext_h(r0, r0),
         }
         let (again, done) = (self.asm.here(), self.asm.new_label());
-        self.emit(lr_w(TMP4, TMP, Order::AqRl));
+        self.access(lr_w(TMP4, TMP, Order::AqRl));
         self.emit(srl(FAILED, TMP4, TMP3));
         self.cut(size);
         self.asm.branch(Cond::Ne, FAILED, r0, done);
         self.emit(sll(FAILED, TMP2, TMP3));
         self.merge(size);
-        self.emit(sc_w(FAILED, FAILED, TMP, Order::Rl));
+        self.access(sc_w(FAILED, FAILED, TMP, Order::Rl));
         self.asm.bnez(FAILED, again);
         self.asm.bind(done);
         self.emit(srl(r0, TMP4, TMP3));

@@ -2,13 +2,14 @@
 //!
 //! One pass over each function, one [`Op`] after the other, into an [`Asm`] that chooses the
 //! compressed forms and lets branches grow. What makes the code short is known before: which upper
-//! halves matter (`facts`), and which registers a function needs (`frame`).
+//! halves matter (`facts`), and which registers a function needs (`frame`). So is which accesses
+//! may be to the arena (`space`).
 //!
 //! | file | emits |
 //! | --- | --- |
 //! | `frame` | prologue, epilogue, the map of registers |
 //! | `alu` | arithmetic |
-//! | `mem` | loads, stores, atomics |
+//! | `mem` | loads, stores, atomics, casts |
 //! | `flow` | branches, calls, exits |
 //! | `record` | what is around a program: tail calls left, exceptions, budgets, callbacks |
 //!
@@ -21,6 +22,7 @@ mod flow;
 mod frame;
 mod mem;
 mod record;
+mod space;
 
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
@@ -32,6 +34,7 @@ use rv64::{
 use self::facts::{Facts, Forms};
 use self::frame::Frame;
 use self::record::{Routines, Uses};
+use self::space::Spaces;
 use super::env::Env;
 use super::error::Refusal;
 use super::faults::Probe;
@@ -83,7 +86,7 @@ pub(crate) struct Linked {
     pub(crate) inner: u64,
 }
 
-/// A load that may fault: where it is, where the program goes on, what it loads.
+/// An access that may fault: where it is, where the program goes on, what becomes 0.
 #[derive(Copy, Clone, Debug)]
 struct ProbeLabels {
     at: Label,
@@ -123,6 +126,7 @@ impl Object {
 pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Object, Refusal> {
     check_imports(program, env)?;
     let facts = Facts::new(program, env);
+    let spaces = Spaces::new(program);
     let (mut asm, mut probes) = (Asm::new(plan.features), Vec::new());
     asm.set_scratch(FAR);
     let labels = labels(program, &mut asm);
@@ -151,8 +155,11 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
             frame,
             forms: Forms::default(),
             live: 0,
+            in_arena: 0,
+            fault: Fault::Fatal,
+            space: Space::Process,
         };
-        emit.function(program, &facts, func);
+        emit.function(program, &facts, spaces.as_ref(), func);
         if catches {
             emit.catch(callback);
         }
@@ -194,6 +201,15 @@ const TMP4: Reg = Reg::T5;
 /// What jumps of more than 1 MiB go through.
 const FAR: Reg = Reg::T6;
 
+/// What the address of an access is counted from.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+enum Space {
+    /// It is one.
+    Process,
+    /// The lower half is an offset.
+    Arena,
+}
+
 /// The emission of one function.
 struct Emit<'a> {
     asm: &'a mut Asm,
@@ -208,10 +224,16 @@ struct Emit<'a> {
     forms: Forms,
     /// The upper halves that are read after it.
     live: RegSet,
+    /// The registers that may point into the arena before it.
+    in_arena: RegSet,
+    /// What its accesses do where there is no memory.
+    fault: Fault,
+    /// What their addresses are counted from.
+    space: Space,
 }
 
 impl Emit<'_> {
-    fn function(&mut self, program: &Program, facts: &Facts, func: &Func) {
+    fn function(&mut self, program: &Program, facts: &Facts, spaces: Option<&Spaces>, func: &Func) {
         let (range, zeroed) = (func.start..func.end, func.zeroed);
         if let Some(label) = self.labels.funcs[range.start] {
             self.asm.bind(label);
@@ -223,6 +245,7 @@ impl Emit<'_> {
         for reg in BpfReg::ALL.into_iter().filter(|r| zeroed & bit(*r) != 0) {
             self.asm.li(self.frame.reg(reg), 0);
         }
+        self.in_arena = spaces.map_or(0, |_| space::ANY);
         for at in range {
             let Some(op) = program.ops()[at] else {
                 continue;
@@ -233,13 +256,50 @@ impl Emit<'_> {
             if let Some(forms) = facts.forms_at(at) {
                 self.forms = forms;
             }
+            if let Some(met) = spaces.and_then(|spaces| spaces.met(at)) {
+                self.in_arena = met;
+            }
             if let Some(insns) = self.charges.get(at) {
                 self.routines.charge(self.asm, at, *insns);
             }
             self.live = facts.upper_live(at);
             let op = facts.op(at, op);
+            self.fault = self.fault_of(op);
+            let probes = self.probes.len();
             self.op(at, op);
+            self.go_on_after_faults(op, probes);
             self.forms.step(op, self.live, self.env);
+            if spaces.is_some() {
+                self.in_arena = space::after(self.in_arena, op);
+            }
+        }
+    }
+
+    /// What an instruction's accesses do where there is no memory.
+    fn fault_of(&self, op: Op) -> Fault {
+        let through_arena = |base: BpfReg| self.in_arena & bit(base) != 0;
+        match op {
+            Op::Load {
+                fault: Fault::Zero, ..
+            }
+            | Op::Arena(_) => Fault::Zero,
+            op if op.base().is_some_and(through_arena) => Fault::Zero,
+            _ => Fault::Fatal,
+        }
+    }
+
+    /// What an instruction that has been emitted does after a fault of its accesses, `probes` and
+    /// the following: what it brings is 0, and the program goes on behind it.
+    fn go_on_after_faults(&mut self, op: Op, probes: usize) {
+        if self.probes.len() == probes {
+            return;
+        }
+        let next = self.asm.here();
+        let written = |reg: &&BpfReg| op.written() & bit(**reg) != 0;
+        let brings = BpfReg::ALL.iter().find(written);
+        let rd = brings.map_or(Reg::Zero, |reg| self.rd(*reg));
+        for probe in &mut self.probes[probes..] {
+            (probe.next, probe.rd) = (next, rd);
         }
     }
 
@@ -270,17 +330,8 @@ impl Emit<'_> {
                 src,
             } => self.movsx(width, size, dst, src),
             Op::End { order, size, dst } => self.end(order, size, dst),
-            // The verifier refuses it.
-            Op::AddrSpaceCast { .. } => {}
+            Op::AddrSpaceCast { dst, src, .. } => self.cast(dst, src),
             Op::LdImm64 { dst, imm } => self.ld_imm64(at, dst, imm),
-            Op::Load {
-                size,
-                extend,
-                fault: Fault::Fatal,
-                dst,
-                src,
-                off,
-            } => self.load(size, extend, dst, (src, off)),
             Op::Load {
                 size,
                 extend,
@@ -288,7 +339,7 @@ impl Emit<'_> {
                 src,
                 off,
                 ..
-            } => self.probing_load(size, extend, dst, (src, off)),
+            } => self.load(size, extend, dst, (src, off)),
             Op::Store {
                 size,
                 dst,
@@ -314,6 +365,11 @@ impl Emit<'_> {
                 off,
                 src,
             } => self.store_release(size, (dst, off), src),
+            Op::Arena(access) => {
+                self.space = Space::Arena;
+                self.op(at, access.plain());
+                self.space = Space::Process;
+            }
             Op::Jump { off } => self.jump(at, off),
             Op::MayGoto { off } => self.may_goto(at, off),
             Op::Branch {

@@ -5,8 +5,10 @@ use std::sync::atomic::AtomicU64;
 use rv64::Features;
 
 use super::super::insn::BpfReg::{self, R0, R1, R2, R3, R6, R10};
-use super::super::op::{AluOp, Callee, Cond, Extend, Fault, Op, Operand, Size, Width};
-use super::super::{Env, Program};
+use super::super::op::{
+    AluOp, ArenaOp, AtomicOp, Callee, Cond, Extend, Fault, Fetch, Op, Operand, Size, Width,
+};
+use super::super::{Arena, Env, Program};
 use super::{Plan, compile};
 
 const BASE: u64 = 0x2000_0000;
@@ -82,12 +84,16 @@ fn as_move(text: &str) -> String {
 }
 
 fn assert_code(features: Features, ops: &[Op], want: &str) {
+    assert_code_in(&Env::new(), features, ops, want);
+}
+
+fn assert_code_in(env: &Env, features: Features, ops: &[Op], want: &str) {
     let want: Vec<&str> = want
         .lines()
         .map(str::trim)
         .filter(|l| !l.is_empty())
         .collect();
-    assert_eq!(listing(features, &Env::new(), ops), want);
+    assert_eq!(listing(features, env, ops), want);
 }
 
 #[test]
@@ -286,6 +292,136 @@ fn an_empty_program_is_six_bytes() {
     let ops = [alu(AluOp::Mov, Width::W64, R0, 0), Op::Exit];
     let code = compile(&program(&ops), &Env::new(), plan(Features::RV64GC)).unwrap();
     assert_eq!(code.link(BASE).unwrap().bytes.len(), 6);
+}
+
+/// `t0` = where the arena is.
+fn base(arena: &Arena, features: Features) -> String {
+    let insns = rv64::li(rv64::Reg::T0, arena.base() as i64, features);
+    let lines: Vec<String> = insns.iter().map(ToString::to_string).collect();
+    lines.join("\n")
+}
+
+#[test]
+fn a_cast_keeps_null_and_an_access_by_offset_needs_no_branch() {
+    let arena = Arena::new(1).unwrap();
+    let env = Env::new().arena(&arena);
+    let (dst, src) = (R1, R1);
+    let by_offset = |off| ArenaOp::of(load(Size::Dw, R0, R1, off)).map(Op::Arena);
+    let ops = [
+        Op::AddrSpaceCast {
+            dst,
+            src,
+            to: 0,
+            from: 1,
+        },
+        by_offset(8).unwrap(),
+        Op::Exit,
+    ];
+    let want = "
+        ZEXT a0
+        beqz a0, .+SKIP
+        BASE
+        add a0, a0, t0
+        ZEXT t1
+        BASE
+        ADD
+        ld a5, 8(t0)
+        mv a0, a5
+        ret
+        ";
+    for (features, zexts, add) in [
+        (
+            Features::RV64GC,
+            [
+                "slli a0, a0, 32\nsrli a0, a0, 32",
+                "slli t1, a0, 32\nsrli t1, t1, 32",
+            ],
+            "add t0, t0, t1",
+        ),
+        (Features::U74, ["zext.w a0, a0", ""], "add.uw t0, a0, t0"),
+    ] {
+        let code = listing(features, &env, &ops);
+        let skip = code
+            .iter()
+            .find_map(|line| line.strip_prefix("beqz a0, .+"));
+        let want = want
+            .replace("ZEXT a0", zexts[0])
+            .replace("ZEXT t1", zexts[1])
+            .replace("SKIP", skip.unwrap())
+            .replace("BASE", &base(&arena, features))
+            .replace("ADD", add);
+        assert_code_in(&env, features, &ops, &want);
+    }
+}
+
+/// The register that becomes 0 in the table of faults for each access, 0 for none.
+fn probes(env: &Env, ops: &[Op]) -> Vec<u8> {
+    let code = compile(&program(ops), env, plan(Features::RV64GC)).unwrap();
+    let probes = code.link(BASE).unwrap().probes;
+    assert!(probes.iter().all(|probe| probe.at < probe.next));
+    assert!(probes.windows(2).all(|two| two[0].at < two[1].at));
+    probes.iter().map(|probe| probe.reg).collect()
+}
+
+/// What may have come from a cast is in the table; the stack and constants are not.
+#[test]
+fn accesses_that_may_be_to_the_arena_may_fault() {
+    let arena = Arena::new(1).unwrap();
+    let env = Env::new().arena(&arena);
+    let cast = |dst, src| Op::AddrSpaceCast {
+        dst,
+        src,
+        to: 0,
+        from: 1,
+    };
+    let store = |dst| Op::Store {
+        size: Size::Dw,
+        dst,
+        off: -8,
+        src: Operand::Imm(1),
+    };
+    let atomic = |op, dst, src| Op::Atomic {
+        op,
+        size: Size::W,
+        dst,
+        off: -8,
+        src,
+    };
+    let (a1, a5) = (rv64::Reg::A1.num() as u8, rv64::Reg::A5.num() as u8);
+    let ops = [
+        alu(AluOp::Mov, Width::W64, R0, 0),
+        alu(AluOp::Mov, Width::W64, R6, R10),
+        store(R6),
+        cast(R3, R1),
+        store(R3),
+        alu(AluOp::Mov, Width::W64, R6, R3),
+        load(Size::W, R2, R6, -8),
+        atomic(AtomicOp::Or(Fetch::No), R6, R2),
+        atomic(AtomicOp::Or(Fetch::Yes), R6, R2),
+        // lr and sc.
+        atomic(AtomicOp::Cmpxchg, R6, R2),
+        atomic(AtomicOp::Cmpxchg, R10, R2),
+        alu(AluOp::Mov, Width::W64, R6, 0x1000),
+        store(R6),
+        // A constant and what came from a cast.
+        alu(AluOp::Add, Width::W64, R6, R3),
+        store(R6),
+        Op::Exit,
+    ];
+    assert_eq!(probes(&env, &ops), [0, a1, 0, a1, a5, a5, 0]);
+    // Around a loop: to before the store, and to before the move in front of it.
+    for (off, want) in [(-4, vec![0]), (-5, vec![])] {
+        let ops = [
+            alu(AluOp::Mov, Width::W64, R6, R10),
+            store(R6),
+            branch(Cond::Eq, Width::W64, R1, 0, 2),
+            cast(R6, R1),
+            Op::Jump { off },
+            alu(AluOp::Mov, Width::W64, R0, 0),
+            Op::Exit,
+        ];
+        assert_eq!(probes(&env, &ops), want);
+    }
 }
 
 /// A branch over more than 1 MiB, and code that is made in one go.

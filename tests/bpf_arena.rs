@@ -1,0 +1,429 @@
+//! Arenas: what programs and their host share, casts, pages that are not there, on both sides: in
+//! the interpreter and compiled.
+#![expect(unsafe_code, reason = "runs programs that access memory")]
+
+use std::thread;
+
+use rvbpf::Features;
+use rvbpf::Runtime;
+use rvbpf::bpf::BpfReg::{R0, R1, R2, R3, R4, R5, R6};
+use rvbpf::bpf::{
+    AluOp, Arena, ArenaOp, AtomicOp, BpfProg, BpfReg, Callee, Cond, Env, Extend, Fault, Fetch,
+    Imm64, Interpreter, LoadError, MapObject, Op, Operand, Options, Program, ProgramBuilder,
+    Reason, Size, arena_alloc_pages, arena_free_pages,
+};
+
+/// The machine without extensions, and with all that this one has.
+fn feature_sets() -> [Features; 2] {
+    [Features::RV64GC, Options::default().features]
+}
+
+/// A program, ready on every side that this host has.
+struct Sides<'a> {
+    interpreter: Interpreter<'a>,
+    compiled: Vec<BpfProg>,
+    _runtime: Option<Runtime>,
+}
+
+impl<'a> Sides<'a> {
+    fn new(program: &'a Program, env: &'a Env) -> Self {
+        let interpreter = Interpreter::new(program, env).unwrap();
+        let runtime = cfg!(target_arch = "riscv64").then(|| Runtime::new().unwrap());
+        let compiled = runtime.iter().flat_map(|rt| {
+            feature_sets().map(|features| {
+                let mut options = Options::default();
+                options.features = features;
+                rt.load_with(program, env, options).unwrap()
+            })
+        });
+        Self {
+            interpreter,
+            compiled: compiled.collect(),
+            _runtime: runtime,
+        }
+    }
+
+    /// What each side gives; `before` sets memory for it.
+    fn results(&self, args: [u64; 5], mut before: impl FnMut()) -> Vec<u64> {
+        before();
+        // SAFETY: 1. the programs of this file access arenas and their stack alone.
+        let first = unsafe { self.interpreter.run(args, 1_000_000) };
+        let mut all = vec![first.unwrap()];
+        for prog in &self.compiled {
+            before();
+            // SAFETY: 1. as above, and they end.
+            all.push(unsafe { prog.run(args) }.unwrap());
+        }
+        all
+    }
+
+    fn assert(&self, args: [u64; 5], want: u64) {
+        for (side, got) in self.results(args, || ()).into_iter().enumerate() {
+            assert_eq!(got, want, "side {side}: {got:#x} is not {want:#x}");
+        }
+    }
+}
+
+fn cast(dst: BpfReg, src: BpfReg, to: u16) -> Op {
+    let from = 1 - to;
+    Op::AddrSpaceCast { dst, src, to, from }
+}
+
+/// Every access to 8 bytes at `r2` or less, with its value in `r3` and an expectation in `r0`.
+fn accesses() -> Vec<Op> {
+    let (dst, src, off) = (R2, R3, 0);
+    let mut all = Vec::new();
+    for size in Size::ALL {
+        for extend in [Extend::Zero, Extend::Sign] {
+            if (size, extend) != (Size::Dw, Extend::Sign) {
+                all.push(Op::Load {
+                    size,
+                    extend,
+                    fault: Fault::Fatal,
+                    dst: R4,
+                    src: R2,
+                    off,
+                });
+            }
+        }
+        for src in [Operand::Reg(R3), Operand::Imm(-2)] {
+            all.push(Op::Store {
+                size,
+                dst,
+                off,
+                src,
+            });
+        }
+        all.extend(AtomicOp::ALL.map(|op| Op::Atomic {
+            op,
+            size,
+            dst,
+            off,
+            src,
+        }));
+        all.push(Op::LoadAcquire {
+            size,
+            dst: R4,
+            src: R2,
+            off,
+        });
+        all.push(Op::StoreRelease {
+            size,
+            dst,
+            off,
+            src,
+        });
+    }
+    all
+}
+
+/// One access through the pointer in `r1`; all registers that it may write, mixed, and how often
+/// it came back.
+fn mixed(access: &[Op]) -> Program {
+    let mut b = ProgramBuilder::new();
+    b.ld_imm64(R3, 0x1122_3344_5566_7788).ld_imm64(R4, 5);
+    b.ld_imm64(R0, 0x8888_9999_aaaa_bbbb);
+    for op in access {
+        b.op(*op);
+    }
+    b.alu(AluOp::Mul, R3, 3).alu(AluOp::Mul, R4, 5);
+    b.alu(AluOp::Add, R0, R3).alu(AluOp::Add, R0, R4);
+    b.exit();
+    b.finish().unwrap()
+}
+
+/// What programs see of memory that is not there: zeros.
+const MEM: u64 = 0x8182_8384_8586_8788;
+
+/// Every access does the same through a cast, by offset, and to memory of the process; where there
+/// is no page, all that it brings is 0, and nothing is stored.
+#[test]
+fn every_access_reaches_pages_and_faults_where_there_are_none() {
+    let arena = Arena::new(16).unwrap();
+    let page = arena.alloc(1).unwrap();
+    let end = page + arena.page_bytes();
+    let env = Env::new().arena(&arena);
+    let set = || arena.write(page, &MEM.to_ne_bytes()).unwrap();
+    let get = || {
+        let mut bytes = [0; 8];
+        arena.read(page, &mut bytes).unwrap();
+        u64::from_ne_bytes(bytes)
+    };
+    for access in accesses() {
+        let (mut plain, mut zero) = (MEM, 0_u64);
+        let by_address = mixed(&[access]);
+        let no_env = Env::new();
+        let reference = Interpreter::new(&by_address, &no_env).unwrap();
+        let run = |cell: &mut u64| {
+            let addr = (&raw mut *cell).expose_provenance() as u64;
+            // SAFETY: 1. eight bytes of a live variable.
+            unsafe { reference.run([0, addr, 0, 0, 0], 100) }.unwrap()
+        };
+        let (want, want_absent) = (run(&mut plain), run(&mut zero));
+        // What an access to zeros brings is what one to nothing brings.
+        let offset = mixed(&[Op::Arena(ArenaOp::of(access).unwrap())]);
+        let through_cast = mixed(&[cast(R2, R2, 0), access]);
+        for program in [&offset, &through_cast] {
+            let sides = Sides::new(program, &env);
+            let text = program.disassemble();
+            // Whatever is in the upper half.
+            for upper in [0, 7 << 32, u64::MAX << 32] {
+                let args = |offset: u32| [0, upper | u64::from(offset), 0, 0, 0];
+                let results = sides.results(args(page), set);
+                assert!(results.iter().all(|r| *r == want), "{results:x?}\n{text}");
+                assert_eq!(get(), plain, "\n{text}");
+                for nowhere in [end, 0, 0xffff_fff8] {
+                    let results = sides.results(args(nowhere), set);
+                    let absent = results.iter().all(|r| *r == want_absent);
+                    assert!(absent, "{results:x?} at {nowhere:#x}\n{text}");
+                }
+                assert_eq!(get(), MEM, "\n{text}");
+            }
+        }
+    }
+    assert_eq!(arena.pages(), 1);
+}
+
+/// Offsets of 16 bits stay in the guards, on both sides of the window.
+#[test]
+fn offsets_beyond_the_window_fault() {
+    let arena = Arena::new(1).unwrap();
+    let env = Env::new().arena(&arena);
+    for (offset, off) in [(8, i16::MIN), (u32::MAX, i16::MAX), (0, -1)] {
+        for by_offset in [false, true] {
+            let mut b = ProgramBuilder::new();
+            let load = Op::Load {
+                size: Size::Dw,
+                extend: Extend::Zero,
+                fault: Fault::Fatal,
+                dst: R0,
+                src: R1,
+                off,
+            };
+            match by_offset {
+                true => b.op(Op::Arena(ArenaOp::of(load).unwrap())),
+                false => b.op(cast(R1, R1, 0)).op(load),
+            };
+            b.exit();
+            let program = b.finish().unwrap();
+            let sides = Sides::new(&program, &env);
+            sides.assert([offset.into(), 0, 0, 0, 0], 0);
+        }
+    }
+}
+
+#[test]
+fn casts_keep_the_offset_and_null() {
+    let arena = Arena::new(1).unwrap();
+    let env = Env::new().arena(&arena);
+    let base = arena.base() as u64;
+    for to in [0, 1] {
+        for (dst, src) in [(R0, R1), (R0, R0), (R6, R1)] {
+            let mut b = ProgramBuilder::new();
+            b.mov(R0, R1).op(cast(dst, src, to)).mov(R0, dst).exit();
+            let program = b.finish().unwrap();
+            let sides = Sides::new(&program, &env);
+            for (value, want) in [
+                (0x1234, base + 0x1234),
+                (base + 0x1234, base + 0x1234),
+                (u64::MAX, base + 0xffff_ffff),
+                (0, 0),
+                (base, 0),
+                (7 << 32, 0),
+            ] {
+                sides.assert([value, 0, 0, 0, 0], want);
+            }
+        }
+    }
+    // A register that is known to have zeros in its upper half.
+    let mut b = ProgramBuilder::new();
+    b.alu32(AluOp::Add, R1, 1).op(cast(R0, R1, 0)).exit();
+    let program = b.finish().unwrap();
+    let sides = Sides::new(&program, &env);
+    sides.assert([0xffff_ffff, 0, 0, 0, 0], 0);
+    sides.assert([0xffff_fffe, 0, 0, 0, 0], base + 0xffff_ffff);
+}
+
+/// A list that the host makes, of nodes `{next, value}`, with the pointers of programs; the last
+/// is led to nowhere.
+#[test]
+fn a_program_walks_a_list_of_its_host() {
+    let arena = Arena::new(8).unwrap();
+    let env = Env::new().arena(&arena);
+    let first = arena.alloc(2).unwrap();
+    let node = |i: u32| first + 0x150 * i;
+    for i in 0..20_u32 {
+        let next = if i == 19 {
+            0
+        } else {
+            arena.ptr(node(i + 1)) as u64
+        };
+        arena.write(node(i), &next.to_ne_bytes()).unwrap();
+        let value = u64::from(i * i).to_ne_bytes();
+        arena.write(node(i) + 8, &value).unwrap();
+    }
+    let mut b = ProgramBuilder::new();
+    let (again, done) = (b.label(), b.label());
+    b.mov(R0, 0).bind(again).op(cast(R1, R1, 0));
+    b.branch(Cond::Eq, R1, 0, done);
+    b.load(Size::Dw, R2, R1, 8).alu(AluOp::Add, R0, R2);
+    b.load(Size::Dw, R1, R1, 0).jump(again);
+    b.bind(done).exit();
+    let program = b.finish().unwrap();
+    let sides = Sides::new(&program, &env);
+    let head = [arena.ptr(first) as u64, 0, 0, 0, 0];
+    sides.assert(head, (0..20).map(|i| i * i).sum());
+    // Half a list: the rest reads as zeros, and so as its end.
+    arena.free(first + arena.page_bytes(), 1).unwrap();
+    let there = (0..20).filter(|i| 0x150 * i < arena.page_bytes());
+    sides.assert(head, there.map(|i| u64::from(i * i)).sum());
+}
+
+/// Programs add and free pages by the kernel's functions, and refer to variables in the arena.
+#[test]
+fn a_program_has_pages_come_and_go() {
+    let arena = Arena::new(2).unwrap();
+    let (alloc, free) = (
+        arena_alloc_pages as unsafe extern "C" fn(*const (), *mut u8, u32, i32, u64) -> *mut u8,
+        arena_free_pages as unsafe extern "C" fn(*const (), *mut u8, u32),
+    );
+    let env = Env::new().map(std::ptr::null());
+    let env = env.object(MapObject::arena(&arena).with_fd(9));
+    // SAFETY: 1. the programs below pass them the arena.
+    let env = unsafe { env.host_fn(1, alloc) };
+    // SAFETY: 1. as above.
+    let env = unsafe { env.host_fn(2, free) };
+    let call = |id| Op::Call(Callee::Host { id, object: 0 });
+    let map = |imm| Op::LdImm64 { dst: R1, imm };
+    let page = arena.page_bytes();
+    let value = |off| Op::LdImm64 {
+        dst: R2,
+        imm: Imm64::MapIdxValue { idx: 1, off },
+    };
+    let mut b = ProgramBuilder::new();
+    let none = b.label();
+    // Anywhere: the first page. Then at the second.
+    b.op(map(Imm64::MapFd(9))).mov(R2, 0).mov(R3, 1).mov(R4, -1);
+    b.mov(R5, 0).op(call(1)).mov(R6, R0);
+    b.branch(Cond::Eq, R0, 0, none);
+    b.op(map(Imm64::MapIdx(1))).op(value(2 * page));
+    b.mov(R3, 1).mov(R4, -1).mov(R5, 0).op(call(1));
+    b.branch(Cond::Eq, R0, 0, none);
+    // Write to both, by pointer and by reference.
+    b.op(cast(R2, R6, 0)).store(Size::W, R2, 4, 40);
+    b.op(value(2 * page)).op(cast(R2, R2, 0));
+    b.store(Size::W, R2, 0, 2).load(Size::W, R6, R2, 0);
+    b.op(value(page + 4)).op(cast(R2, R2, 0));
+    b.load(Size::W, R2, R2, 0).alu(AluOp::Add, R6, R2);
+    // Free both.
+    b.op(map(Imm64::MapIdx(1))).op(value(page)).mov(R3, 2);
+    b.op(call(2));
+    // What is there is gone.
+    b.op(value(page + 4)).op(cast(R2, R2, 0));
+    b.load(Size::W, R2, R2, 0).alu(AluOp::Add, R6, R2);
+    b.mov(R0, R6).exit();
+    b.bind(none).mov(R0, -1).exit();
+    let program = b.finish().unwrap();
+    let sides = Sides::new(&program, &env);
+    sides.assert([0; 5], 42);
+    assert_eq!(arena.pages(), 0);
+    // There is one already.
+    arena.alloc_at(2 * page, 1).unwrap();
+    let mut before = || {
+        arena.free(page, 1).unwrap();
+    };
+    for got in sides.results([0; 5], &mut before) {
+        assert_eq!(got as i32, -1);
+    }
+}
+
+/// The arena is not the program's to lose.
+#[test]
+#[cfg(target_arch = "riscv64")]
+fn a_loaded_program_keeps_its_arena() {
+    let rt = Runtime::new().unwrap();
+    let mut b = ProgramBuilder::new();
+    b.op(cast(R1, R1, 0)).load(Size::Dw, R0, R1, 0).exit();
+    let program = b.finish().unwrap();
+    let arena = Arena::new(1).unwrap();
+    let page = arena.alloc(1).unwrap();
+    arena.write(page, &77_u64.to_ne_bytes()).unwrap();
+    let prog = rt.load(&program, &Env::new().arena(&arena)).unwrap();
+    drop(arena);
+    // SAFETY: 1. it loads from its arena.
+    assert_eq!(unsafe { prog.run([page.into(), 0, 0, 0, 0]) }, Ok(77));
+}
+
+#[test]
+fn a_program_without_its_arena_is_refused() {
+    for op in [
+        cast(R0, R1, 0),
+        cast(R0, R1, 1),
+        Op::Arena(ArenaOp::LoadAcquire {
+            size: Size::B,
+            dst: R0,
+            src: R1,
+            off: 0,
+        }),
+    ] {
+        let mut b = ProgramBuilder::new();
+        b.mov(R2, 0).op(op).exit();
+        let program = b.finish().unwrap();
+        let env = Env::new();
+        let refusal = Interpreter::new(&program, &env).unwrap_err();
+        assert_eq!((refusal.insn, &refusal.reason), (1, &Reason::NoArena));
+        assert!(refusal.to_string().contains("Env::arena"), "{refusal}");
+        if cfg!(target_arch = "riscv64") {
+            let loaded = Runtime::new().unwrap().load(&program, &env);
+            assert!(matches!(loaded, Err(LoadError::Refused(r)) if r == refusal));
+        }
+    }
+}
+
+/// Threads count in one page while others come and go under them: what is counted is all there,
+/// and what is not there is 0 or what was stored.
+#[test]
+fn threads_share_an_arena_whose_pages_come_and_go() {
+    const THREADS: u64 = 4;
+    const ROUNDS: i32 = 20_000;
+    let arena = Arena::new(4).unwrap();
+    let counter = arena.alloc(1).unwrap();
+    let other = counter + arena.page_bytes();
+    let env = Env::new().arena(&arena);
+    // r1: the counter, r2: the page that comes and goes, r3: rounds. r0: what was not 0 or 9.
+    let mut b = ProgramBuilder::new();
+    let (again, known) = (b.label(), b.label());
+    b.op(cast(R1, R1, 0)).op(cast(R2, R2, 0)).mov(R0, 0);
+    b.bind(again).mov(R4, 1).op(Op::Atomic {
+        op: AtomicOp::Add(Fetch::Yes),
+        size: Size::Dw,
+        dst: R1,
+        off: 0,
+        src: R4,
+    });
+    b.store(Size::Dw, R2, 16, 9).load(Size::Dw, R5, R2, 16);
+    b.branch(Cond::Eq, R5, 0, known)
+        .branch(Cond::Eq, R5, 9, known);
+    b.alu(AluOp::Add, R0, 1);
+    b.bind(known).alu(AluOp::Sub, R3, 1);
+    b.branch(Cond::Ne, R3, 0, again).exit();
+    let program = b.finish().unwrap();
+    let sides = Sides::new(&program, &env);
+    let args = [counter.into(), other.into(), ROUNDS as u64, 0, 0];
+    let ran = thread::scope(|s| {
+        let run = || sides.results(args, || ());
+        let threads: Vec<_> = (0..THREADS).map(|_| s.spawn(run)).collect();
+        while threads.iter().any(|t| !t.is_finished()) {
+            arena.alloc_at(other, 1).unwrap();
+            thread::yield_now();
+            arena.free(other, 1).unwrap();
+        }
+        let results = threads.into_iter().flat_map(|t| t.join().unwrap());
+        let results: Vec<u64> = results.collect();
+        assert!(results.iter().all(|r| *r == 0), "{results:?}");
+        results.len()
+    });
+    let mut count = [0; 8];
+    arena.read(counter, &mut count).unwrap();
+    assert_eq!(u64::from_ne_bytes(count), ran as u64 * ROUNDS as u64);
+}
