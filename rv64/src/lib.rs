@@ -11,6 +11,7 @@
 //! | [`operand`] | [`Order`], [`Rm`], [`FenceSet`], [`Csr`] |
 //! | [`insn`] | [`Insn`] and one constructor function per instruction |
 //! | [`decode`], [`compress`] | words and half-words |
+//! | [`disasm`] | [`Line`]: code as text, with where it goes |
 //! | [`li`](mod@li) | [`li()`](li::li): a constant in the fewest instructions |
 //! | [`asm`] | [`Asm`]: a buffer with labels, literals, jumps that grow |
 //!
@@ -28,6 +29,7 @@
 pub mod asm;
 pub mod compress;
 pub mod decode;
+pub mod disasm;
 pub mod error;
 pub mod features;
 pub mod imm;
@@ -40,6 +42,7 @@ mod scatter;
 mod testing;
 
 pub use asm::{Asm, Code, Cond, Hi, Label};
+pub use disasm::{Line, disassemble};
 pub use error::{AsmError, DecodeError};
 pub use features::Features;
 pub use imm::{ImmRange, Offset, PrefetchOffset, SImm, UImm};

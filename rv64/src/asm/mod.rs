@@ -53,6 +53,7 @@ pub struct Code {
     /// The instructions, then the literals.
     pub bytes: Vec<u8>,
     offsets: Vec<u32>,
+    marks: Vec<u32>,
 }
 
 impl Code {
@@ -73,6 +74,19 @@ impl Code {
     pub fn address(&self, label: Label) -> u64 {
         self.base + u64::from(self.offset(label))
     }
+
+    /// Where [`Asm::mark`] was called, in that order, in bytes from the start.
+    #[must_use]
+    pub fn marks(&self) -> &[u32] {
+        &self.marks
+    }
+}
+
+/// A place that nothing goes to: so many bytes into an item.
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    item: u32,
+    bytes: u32,
 }
 
 /// The largest alignment [`Asm::align`] takes, in bytes.
@@ -87,6 +101,7 @@ pub struct Asm {
     raw: Vec<u8>,
     /// The item each label stands before.
     labels: Vec<Option<usize>>,
+    marks: Vec<Mark>,
     literals: Vec<Literal>,
     bases: Vec<far::Base>,
     scratch: Option<Reg>,
@@ -104,6 +119,7 @@ impl Asm {
             items: Vec::new(),
             raw: Vec::new(),
             labels: Vec::new(),
+            marks: Vec::new(),
             literals: Vec::new(),
             bases: Vec::new(),
             scratch: None,
@@ -198,6 +214,22 @@ impl Asm {
         }
     }
 
+    /// Notes this place for [`Code::marks`]. Nothing can go there, and unlike a label it costs the
+    /// layout nothing: tables that lead from code back to what it was made of want many.
+    pub fn mark(&mut self) {
+        let mark = match self.items.last() {
+            Some(Item::Insns(range) | Item::Data(range)) => Mark {
+                item: self.items.len() as u32 - 1,
+                bytes: range.len() as u32,
+            },
+            _ => Mark {
+                item: self.items.len() as u32,
+                bytes: 0,
+            },
+        };
+        self.marks.push(mark);
+    }
+
     /// Goes to `target` if `rs1 cond rs2`.
     pub fn branch(&mut self, cond: Cond, rs1: Reg, rs2: Reg, target: Label) {
         self.check_label(target);
@@ -262,11 +294,17 @@ impl Asm {
             .flatten()
             .map(|&item| layout.offsets[item])
             .collect();
+        let marks = self
+            .marks
+            .iter()
+            .map(|mark| layout.offsets[mark.item as usize] + mark.bytes)
+            .collect();
         let bytes = emit::bytes(&self, &layout, base)?;
         Ok(Code {
             base,
             bytes,
             offsets,
+            marks,
         })
     }
 

@@ -310,6 +310,37 @@ fn literals_stand_aligned_and_shared() {
     assert_eq!(code.bytes[at..at + 8], 0x4000_0002_u64.to_le_bytes());
 }
 
+/// Marks stand where they were made, and the code is what it is without them.
+#[test]
+fn marks_say_where_they_stand_and_change_nothing() {
+    let make = |mark: &dyn Fn(&mut Asm)| {
+        let mut asm = Asm::new(Features::RV64GC);
+        let far = asm.new_label();
+        mark(&mut asm);
+        asm.emit(nop());
+        mark(&mut asm);
+        asm.emit(nop());
+        asm.beqz(A0, far);
+        mark(&mut asm);
+        asm.align(8);
+        mark(&mut asm);
+        asm.data(&[0; 300]);
+        asm.bind(far);
+        mark(&mut asm);
+        asm.ld_lit(A0, 5);
+        mark(&mut asm);
+        asm.finish(0x1000).unwrap()
+    };
+    let code = make(&Asm::mark);
+    assert_eq!(code.marks(), [0, 2, 8, 8, 308, 316]);
+    assert_eq!(code.bytes, make(&|_| {}).bytes);
+    assert_eq!(
+        code.bytes.len(),
+        328,
+        "the last mark is before the literals"
+    );
+}
+
 #[test]
 fn mistakes_are_errors() {
     let finish = |make: &dyn Fn(&mut Asm)| {

@@ -139,6 +139,37 @@ impl Gnu {
         all
     }
 
+    /// objdump's lines of `code` at `base`: address, parcel, and where it goes.
+    pub(crate) fn listing(&self, code: &[u8], base: u64) -> Vec<(u64, u64, Option<u64>)> {
+        let path = self.dir.join("code.bin");
+        std::fs::write(&path, code).unwrap();
+        let vma = format!("--adjust-vma={base:#x}");
+        let args: [&Path; 7] = [
+            "-D".as_ref(),
+            "-z".as_ref(),
+            "-bbinary".as_ref(),
+            "-mriscv:rv64".as_ref(),
+            "-Mno-aliases".as_ref(),
+            vma.as_ref(),
+            &path,
+        ];
+        let listing = String::from_utf8(self.run(&self.beside("objdump"), &args)).unwrap();
+        let hex = |text: &str| u64::from_str_radix(text.trim().trim_start_matches("0x"), 16).ok();
+        let line = |line: &str| {
+            let (address, rest) = line.split_once(":\t")?;
+            let (parcel, text) = rest.split_once('\t')?;
+            let comment = text.split_once(" # ").map(|(_, comment)| comment);
+            let operands = text.split_once('\t').map_or("", |(_, operands)| operands);
+            let last = operands
+                .rsplit(',')
+                .next()
+                .filter(|op| op.starts_with("0x3f"));
+            let target = comment.or(last).and_then(hex);
+            Some((hex(address)?, hex(parcel)?, target))
+        };
+        listing.lines().filter_map(line).collect()
+    }
+
     fn assemble(&self, source: &str, march: &str) -> Vec<u8> {
         let (input, object, output) = (
             self.dir.join("a.s"),
