@@ -34,8 +34,8 @@ use super::program::Program;
 /// Where tail calls go: an array of programs, changed while they run.
 ///
 /// Programs find it as a map of their [`Env`](super::Env). Compiled programs go on in what
-/// [`set`](Self::set) has put there, interpreted ones in what
-/// [`set_interpreted`](Self::set_interpreted) has.
+/// [`set`](Self::set) has put there; interpreted ones do too, or in what
+/// [`set_interpreted`](Self::set_interpreted) has put there since, on any host.
 ///
 /// A program in an array stays loaded. When the last handle is dropped, those in environments
 /// included, the array is emptied, as the kernel does when user space has let go: so a program in
@@ -126,9 +126,11 @@ impl ProgArray {
     /// [`ProgArrayError`].
     #[doc(alias = "BPF_MAP_UPDATE_ELEM")]
     pub fn set(&self, index: u32, prog: &BpfProg) -> Result<(), ProgArrayError> {
+        let program = Arc::new(prog.compiled().program().clone());
         self.change(index, |slots, held| {
             held.agree(prog.has_budget())?;
             let entry = &mut held.programs[index as usize];
+            entry.interpreted = Some(program.clone());
             let old = entry.compiled.replace(prog.clone());
             slots.words[1 + index as usize].store(prog.inner(), Ordering::Release);
             Ok(old)

@@ -41,6 +41,11 @@ impl Program {
     pub fn disassemble(&self) -> String {
         Listing(self).to_string()
     }
+
+    /// Instruction `at`, without a line's end.
+    pub(super) fn line(&self, at: usize) -> Line<'_> {
+        Line { program: self, at }
+    }
 }
 
 struct Listing<'a>(&'a Program);
@@ -53,19 +58,33 @@ impl fmt::Display for Listing<'_> {
                 writeln!(f, "\nfunc_{}:", func.start)?;
             }
             for at in func.start..func.end {
-                let Some(op) = program.ops()[at] else {
-                    continue;
-                };
-                let code = program.insns()[at].code;
-                write!(f, "{at:4}: ({code:02x}) ")?;
-                match op {
-                    // Near enough for the short form, but written in the long one.
-                    Op::Jump { off } if code == LONG_JUMP => writeln!(f, "gotol pc{off:+}")?,
-                    op => writeln!(f, "{op}")?,
+                if program.ops()[at].is_some() {
+                    writeln!(f, "{}", program.line(at))?;
                 }
             }
         }
         Ok(())
+    }
+}
+
+/// One instruction of a listing: index, code, text.
+pub(super) struct Line<'a> {
+    program: &'a Program,
+    at: usize,
+}
+
+impl fmt::Display for Line<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { program, at } = *self;
+        let (Some(insn), Some(Some(op))) = (program.insns().get(at), program.ops().get(at)) else {
+            return Ok(());
+        };
+        write!(f, "{at:4}: ({:02x}) ", insn.code)?;
+        match op {
+            // Near enough for the short form, but written in the long one.
+            Op::Jump { off } if insn.code == LONG_JUMP => write!(f, "gotol pc{off:+}"),
+            op => write!(f, "{op}"),
+        }
     }
 }
 

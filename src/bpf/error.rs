@@ -164,6 +164,12 @@ pub enum Reason {
     /// An instruction for an arena, where there is none.
     #[error("needs an arena, which is not there: give the environment one (Env::arena)")]
     NoArena,
+    /// An entry of the line information that cannot be.
+    #[error("the entry of the line information for it {what}")]
+    LineInfo {
+        /// What is wrong with it.
+        what: &'static str,
+    },
     /// An instruction that is known but cannot be run.
     #[error("{what} is not supported")]
     Unsupported {

@@ -14,6 +14,7 @@ use trampoline::Trampolines;
 
 use super::arena::Arena;
 use super::array::{self, Slots};
+use super::dump::Compiled;
 use super::env::{Control, Env};
 use super::error::{LoadError, Stop};
 use super::faults::Registered;
@@ -48,6 +49,17 @@ impl Default for Options {
     }
 }
 
+impl Options {
+    /// For the compiler; `stops` counts the runs that the budget ends.
+    pub(crate) fn plan(self, stops: &AtomicU64) -> Plan<'_> {
+        Plan {
+            features: self.features,
+            budget: self.budget,
+            stops,
+        }
+    }
+}
+
 /// A compiled program. Clones share the code, which is freed with the last of them, and with the
 /// last image that calls it. (A hook's program must not let go of the last one while it runs in the
 /// midst of a change of hooks by its own thread, as on `malloc`: it would wait for itself.)
@@ -64,6 +76,7 @@ pub struct BpfProg {
 #[derive(Debug)]
 struct Code {
     rx: RxRange,
+    compiled: Compiled,
     /// The first goes first: nobody looks up what is freed.
     parts: Option<(Registered, PackCode)>,
     /// Where tail calls arrive.
@@ -98,12 +111,7 @@ impl BpfProg {
             return Err(LoadError::UnsupportedHost);
         }
         let stops = Box::new(AtomicU64::new(0));
-        let plan = Plan {
-            features: options.features,
-            budget: options.budget,
-            stops: &stops,
-        };
-        let object = jit::compile(program, env, plan)?;
+        let object = jit::compile(program, env, options.plan(&stops))?;
         if env.uses(program, Control::TailCall) {
             for array in env.prog_arrays() {
                 array.agree(options.budget.is_some())?;
@@ -117,14 +125,16 @@ impl BpfProg {
         let packs = runtime.packs();
         let code = Trampolines::exclusively(|| -> Result<Code, LoadError> {
             let mut buf = packs.alloc(object.max_bytes(), 64, near)?;
-            let linked = object.link(buf.rx().start.get())?;
+            let mut linked = object.link(buf.rx().start.get())?;
             buf.rw()[..linked.bytes.len()].copy_from_slice(&linked.bytes);
             let pack = packs.finalize(buf)?;
-            let known = Registered::new(program.name(), pack.rx(), linked.probes);
+            let (probes, inner) = (std::mem::take(&mut linked.probes), linked.inner);
+            let known = Registered::new(program.name(), pack.rx(), probes);
             Ok(Code {
                 rx: pack.rx(),
+                compiled: Compiled::new(program, pack.rx().start, linked),
                 parts: Some((known, pack)),
-                inner: linked.inner,
+                inner,
                 budget: options.budget,
                 stops,
                 _arrays: env
@@ -151,6 +161,19 @@ impl BpfProg {
     #[must_use]
     pub fn rx(&self) -> RxRange {
         self.code.rx
+    }
+
+    /// What it was compiled from, and its code.
+    #[must_use]
+    pub fn compiled(&self) -> &Compiled {
+        &self.code.compiled
+    }
+
+    /// BPF and RV64 side by side; see [`Compiled::dump`].
+    #[must_use]
+    #[doc(alias = "bpf_prog_dump_jited")]
+    pub fn dump(&self) -> String {
+        self.code.compiled.dump()
     }
 
     /// Runs it with `r1` to `r5`; gives `r0`.

@@ -23,6 +23,7 @@
 //! | `arena` | [`Arena`]: memory that programs and host share |
 //! | `interp` | [`Interpreter`]: the reference |
 //! | `jit`, `loaded` | [`BpfProg`]: compiled |
+//! | `dump`, `line` | [`Compiled`]: BPF and RV64 side by side; [`LineInfo`] |
 //! | `faults` | accesses that may fault, and the handler that lets them |
 //!
 //! Source: RFC 9669; kernel `Documentation/bpf/standardization/instruction-set.rst`.
@@ -32,6 +33,7 @@ mod array;
 mod builder;
 mod decode;
 mod disasm;
+mod dump;
 mod encode;
 mod env;
 mod error;
@@ -40,6 +42,7 @@ mod helpers;
 mod insn;
 mod interp;
 mod jit;
+mod line;
 mod loaded;
 mod objects;
 mod op;
@@ -51,11 +54,13 @@ pub use arena::{Arena, arena_alloc_pages, arena_free_pages};
 pub(crate) use array::synchronize;
 pub use array::{ProgArray, ProgArrayError};
 pub use builder::{Label, ProgramBuilder};
+pub use dump::Compiled;
 pub use env::{Env, Fill, HostArg, HostFn, HostRet};
 pub use error::{ArenaError, LoadError, Reason, Refusal, Stop};
 pub use insn::{BpfInsn, BpfReg, INSN_BYTES};
 pub use interp::Interpreter;
 pub use jit::Budget;
+pub use line::LineInfo;
 pub use loaded::{BpfProg, Options};
 pub use objects::MapObject;
 pub use op::{

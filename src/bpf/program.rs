@@ -2,8 +2,11 @@
 //!
 //! Key types: [`Program`], [`Func`], [`Extra`]. Neighbours: `verify` finds it fit, `interp` and `jit` run it.
 
+use std::sync::Arc;
+
 use super::error::{Reason, Refusal};
 use super::insn::{BpfInsn, INSN_BYTES};
+use super::line::LineInfo;
 use super::op::Op;
 use super::verify;
 
@@ -22,13 +25,14 @@ pub(crate) const MAX_LOOPS: u64 = 8 << 20;
 /// A program: instructions that are well-formed, in functions that call each other and end.
 ///
 /// That is all that has been checked: what its loads and stores touch, and what it does with the
-/// values it is given, is the program's own affair, as it is for native code.
+/// values it is given, is the program's own affair, as it is for native code. Clones share all of it.
 #[derive(Clone, Debug)]
 pub struct Program {
-    name: String,
-    insns: Vec<BpfInsn>,
-    ops: Vec<Option<Op>>,
-    funcs: Vec<Func>,
+    name: Arc<str>,
+    insns: Arc<[BpfInsn]>,
+    ops: Arc<[Option<Op>]>,
+    funcs: Arc<[Func]>,
+    lines: Arc<[LineInfo]>,
     extra: Extra,
 }
 
@@ -75,12 +79,12 @@ impl Program {
     /// As [`Program::new`].
     pub fn with_extra(insns: Vec<BpfInsn>, extra: Extra) -> Result<Self, Refusal> {
         let (ops, funcs) = verify::verify(&insns, &extra)?;
-        let name = String::from("unnamed");
         Ok(Self {
-            name,
-            insns,
-            ops,
-            funcs,
+            name: "unnamed".into(),
+            insns: insns.into(),
+            ops: ops.into(),
+            funcs: funcs.into(),
+            lines: Arc::default(),
             extra,
         })
     }
@@ -108,7 +112,7 @@ impl Program {
 
     /// Gives it a name, by which its faults are reported.
     #[must_use]
-    pub fn with_name(mut self, name: impl Into<String>) -> Self {
+    pub fn with_name(mut self, name: impl Into<Arc<str>>) -> Self {
         self.name = name.into();
         self
     }
@@ -117,6 +121,16 @@ impl Program {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// Where its instructions come from, as far as it was told.
+    #[must_use]
+    pub fn line_info(&self) -> &[LineInfo] {
+        &self.lines
+    }
+
+    pub(super) fn with_lines(self, lines: Arc<[LineInfo]>) -> Self {
+        Self { lines, ..self }
     }
 
     /// The instructions as they were given.

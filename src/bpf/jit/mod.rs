@@ -51,6 +51,8 @@ pub(crate) struct Object {
     asm: Asm,
     probes: Vec<ProbeLabels>,
     inner: Label,
+    /// What each mark of `asm` stands before.
+    parts: Vec<Part>,
 }
 
 /// What a program's code depends on beside the program and what is around it.
@@ -84,6 +86,28 @@ pub(crate) struct Linked {
     pub(crate) probes: Vec<Probe>,
     /// Where tail calls arrive.
     pub(crate) inner: u64,
+    /// By address; the last is the end of the code.
+    pub(crate) places: Vec<Place>,
+}
+
+/// What a stretch of code was made of.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Part {
+    /// What is around the functions: see `record`.
+    Around,
+    /// What comes before the first instruction of a function, which is this.
+    Prologue(u32),
+    /// An instruction.
+    Insn(u32),
+    /// Nothing any more.
+    End,
+}
+
+/// Where a stretch of code begins, in bytes.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) off: u32,
+    pub(crate) part: Part,
 }
 
 /// An access that may fault: where it is, where the program goes on, what becomes 0.
@@ -111,10 +135,13 @@ impl Object {
         };
         let probes = self.probes.iter().map(probe).collect();
         let inner = code.address(self.inner);
+        let places = code.marks().iter().zip(self.parts);
+        let places = places.map(|(&off, part)| Place { off, part }).collect();
         Ok(Linked {
             inner,
             bytes: code.bytes,
             probes,
+            places,
         })
     }
 }
@@ -127,7 +154,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
     check_imports(program, env)?;
     let facts = Facts::new(program, env);
     let spaces = Spaces::new(program);
-    let (mut asm, mut probes) = (Asm::new(plan.features), Vec::new());
+    let (mut asm, mut probes, mut parts) = (Asm::new(plan.features), Vec::new(), Vec::new());
     asm.set_scratch(FAR);
     let labels = labels(program, &mut asm);
     let inner = labels.funcs[0].unwrap_or_else(|| asm.new_label());
@@ -135,6 +162,8 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
     let uses = Uses::new(program, env, plan.budget);
     let mut routines = Routines::new(uses, &mut asm, func_label);
     if routines.uses.record() {
+        asm.mark();
+        parts.push(Part::Around);
         routines.entry(&mut asm, inner, None);
     }
     let callback = program.extra().exception_callback.and_then(func_label);
@@ -148,6 +177,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
         let mut emit = Emit {
             asm: &mut asm,
             probes: &mut probes,
+            parts: &mut parts,
             env,
             labels: &labels,
             routines: &mut routines,
@@ -164,8 +194,19 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
             emit.catch(callback);
         }
     }
+    if routines.uses.any() {
+        asm.mark();
+        parts.push(Part::Around);
+    }
     routines.finish(&mut asm, plan.stops, func_label, callback);
-    Ok(Object { asm, probes, inner })
+    asm.mark();
+    parts.push(Part::End);
+    Ok(Object {
+        asm,
+        probes,
+        inner,
+        parts,
+    })
 }
 
 /// A label for every instruction that somebody goes to; functions have theirs at their prologue.
@@ -214,6 +255,7 @@ enum Space {
 struct Emit<'a> {
     asm: &'a mut Asm,
     probes: &'a mut Vec<ProbeLabels>,
+    parts: &'a mut Vec<Part>,
     env: &'a Env,
     labels: &'a Labels,
     routines: &'a mut Routines,
@@ -238,6 +280,7 @@ impl Emit<'_> {
         if let Some(label) = self.labels.funcs[range.start] {
             self.asm.bind(label);
         }
+        self.begin(Part::Prologue(range.start as u32));
         let len = (func.end - func.start) as u32;
         self.routines.charge(self.asm, func.start, len);
         self.frame
@@ -253,6 +296,7 @@ impl Emit<'_> {
             if let Some(label) = self.labels.insns[at] {
                 self.asm.bind(label);
             }
+            self.begin(Part::Insn(at as u32));
             if let Some(forms) = facts.forms_at(at) {
                 self.forms = forms;
             }
@@ -273,6 +317,12 @@ impl Emit<'_> {
                 self.in_arena = space::after(self.in_arena, op);
             }
         }
+    }
+
+    /// What is emitted from here on is for `part`.
+    fn begin(&mut self, part: Part) {
+        self.asm.mark();
+        self.parts.push(part);
     }
 
     /// What an instruction's accesses do where there is no memory.
@@ -306,6 +356,7 @@ impl Emit<'_> {
     /// What comes after the first function of a program that throws: its callback makes the result
     /// of the cookie, which is in `a0`.
     fn catch(&mut self, callback: Option<Label>) {
+        self.begin(Part::Around);
         self.asm.bind(self.routines.caught);
         self.frame.catch(self.asm);
         if let Some(callback) = callback {

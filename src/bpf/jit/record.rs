@@ -110,8 +110,14 @@ impl Uses {
         }
     }
 
+    /// Whether there is a record.
     pub(super) fn record(&self) -> bool {
         self.tail_calls || self.throws || self.budget.is_some()
+    }
+
+    /// Whether there is anything around its functions.
+    pub(super) fn any(&self) -> bool {
+        self.record() || self.loops
     }
 }
 
