@@ -161,7 +161,8 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::Tramp`] with `StillInUse` when threads are still inside hooked calls or programs
-    /// after `patience`; nothing is lost.
+    /// after `patience`; nothing is lost. So it is for ever after a run that `longjmp` has left,
+    /// and in the child of a `fork` while other threads ran programs that make tail calls.
     #[doc(alias = "synchronize_rcu_tasks")]
     pub fn synchronize(&self, patience: Duration) -> Result<(), Error> {
         let end = Instant::now() + patience;

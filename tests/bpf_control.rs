@@ -8,6 +8,9 @@ mod common;
 #[cfg(target_arch = "riscv64")]
 #[path = "bpf_control/compiled.rs"]
 mod compiled;
+#[cfg(target_arch = "riscv64")]
+#[path = "bpf_control/keeps.rs"]
+mod keeps;
 
 use std::sync::atomic::AtomicU64;
 
@@ -86,7 +89,7 @@ fn run_in_array(b: &ProgramBuilder, env: &Env, array: &ProgArray) -> (u64, u64) 
 }
 
 fn with_array(len: u32) -> (ProgArray, Env) {
-    let array = ProgArray::new(len);
+    let array = ProgArray::new(len).unwrap();
     let env = env().prog_array(&array);
     (array, env)
 }
@@ -149,14 +152,19 @@ fn the_index_of_a_tail_call_has_32_bits() {
 
 #[test]
 fn arrays_refuse_what_is_beyond_them() {
-    let array = ProgArray::new(2);
+    let array = ProgArray::new(2).unwrap();
     let error = array.clear(2).unwrap_err().to_string();
     assert!(
         error.contains("2 entries") && error.contains("index 2"),
         "{error}"
     );
     array.clear(1).unwrap();
-    assert_eq!((array.len(), ProgArray::new(0).is_empty()), (2, true));
+    let error = ProgArray::new(u32::MAX).unwrap_err().to_string();
+    assert!(error.contains("4294967295"), "{error}");
+    assert_eq!(
+        (array.len(), ProgArray::new(0).unwrap().is_empty()),
+        (2, true)
+    );
 }
 
 /// A function that adds its first argument to `*r2`, and stops at `last`.
@@ -204,6 +212,30 @@ fn loops_that_make_no_sense_are_errors() {
         adder(&mut b, func, -1);
         assert_eq!(run(&b, &env()), (want, 0), "{times} {flags}");
     }
+}
+
+/// The callback writes where its caller has not: the stack is there all the same.
+#[test]
+fn callbacks_reach_their_callers_stack() {
+    let mut b = ProgramBuilder::new();
+    let func = b.label();
+    b.mov(R3, R10);
+    bpf_loop(&mut b, 3, func);
+    b.exit();
+    b.bind(func).store(Size::Dw, R2, -8, -1);
+    b.store(Size::Dw, R2, -16, -1).store(Size::Dw, R2, -512, -1);
+    b.mov(R0, 0).exit();
+    assert_eq!(run(&b, &env()), (3, 0));
+}
+
+/// Only its address can be called: a program's own, or that of a function whose program waits.
+#[test]
+fn what_is_no_function_is_not_called() {
+    let mut b = ProgramBuilder::new();
+    b.mov(R2, R1).mov(R3, R1).mov(R1, 1).mov(R4, 0);
+    b.call_helper(181).exit();
+    let (r0, _) = interpreted(&b.finish().unwrap(), &env());
+    assert_eq!(r0, Ok(EINVAL));
 }
 
 /// Loops in loops, with registers and stack that must stay.
@@ -305,6 +337,20 @@ fn an_exception_ends_in_the_program_that_was_gone_on_in() {
     tail_call(&mut b, 0);
     b.mov(R0, 0).exit();
     assert_eq!(run_in_array(&b, &env, &array), (1005, 101));
+}
+
+/// The callback gets the cookie, and nothing else.
+#[test]
+fn an_exception_callback_that_reads_more_is_refused() {
+    let mut b = ProgramBuilder::new();
+    let callback = b.label();
+    b.mov(R0, 0).exit().bind(callback).mov(R0, R2).exit();
+    b.exception_callback(callback);
+    let refusal = b.finish().unwrap_err();
+    assert_eq!(
+        refusal.to_string(),
+        "instruction 2: reads r2, which is not set here"
+    );
 }
 
 #[test]

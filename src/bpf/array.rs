@@ -13,13 +13,14 @@
 //! | has looked before the entry was overwritten | the same; the fence in [`settle`] orders store and reading |
 //! | looks afterwards | finds the new entry |
 //! | in the program, or in one that it went on to | the line is not zero until the code around the run counts out |
-//! | between counting out and the run's `ret` | belongs to the code that was entered, which its caller holds |
-//! | left by `longjmp`, or by `fork` in the child's other threads | the line never returns to zero: the program is kept |
+//! | between counting out and the run's `ret` | that is code of the program that was entered, which its caller holds; a program whose budget ends has gone there before |
+//! | left by `longjmp`, or by `fork` in the child's other threads | the line never returns to zero: all that is taken out later is kept |
 //!
 //! Key types: [`ProgArray`]. Neighbours: `env` holds arrays, `jit` reads them, `interp` too. Source:
 //! kernel `kernel/bpf/arraymap.c` (`prog_array_map_clear`), `kernel/bpf/core.c`
 //! (`bpf_prog_map_compatible`).
 
+use std::mem::Discriminant;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
@@ -28,14 +29,18 @@ use parking_lot::Mutex;
 use thiserror::Error;
 use trampoline::{TrampError, Trampolines};
 
+use super::jit::Budget;
 use super::loaded::BpfProg;
 use super::program::Program;
+
+/// The most entries of an array.
+const MAX_LEN: u32 = 1 << 20;
 
 /// Where tail calls go: an array of programs, changed while they run.
 ///
 /// Programs find it as a map of their [`Env`](super::Env). Compiled programs go on in what
-/// [`set`](Self::set) has put there; interpreted ones do too, or in what
-/// [`set_interpreted`](Self::set_interpreted) has put there since, on any host.
+/// [`set`](Self::set) has put there; interpreted ones do too, or, on any host, in what
+/// [`set_interpreted`](Self::set_interpreted) has.
 ///
 /// A program in an array stays loaded. When the last handle is dropped, those in environments
 /// included, the array is emptied, as the kernel does when user space has let go: so a program in
@@ -58,9 +63,12 @@ pub(crate) struct Slots {
 #[derive(Debug, Default)]
 struct Held {
     programs: Vec<Entry>,
-    /// Whether the programs in the array, and those that use it, have budgets.
-    budgets: Option<bool>,
+    /// Which budgets the programs in the array have, and those that use it; the first decides.
+    budgets: Option<BudgetKind>,
 }
+
+/// Budgets of one kind are counted the same way.
+pub(crate) type BudgetKind = Option<Discriminant<Budget>>;
 
 #[derive(Clone, Debug, Default)]
 struct Entry {
@@ -80,12 +88,23 @@ pub enum ProgArrayError {
         /// How many there are.
         len: u32,
     },
-    /// A program with a budget would go on in one without, which would never end it, or the other
-    /// way round.
+    /// A program would go on in one that counts another budget, or none.
     #[error(
-        "programs that go on in each other must all have a budget, or none of them: give `Options::budget` the same kind for all"
+        "programs that go on in each other must have budgets of one kind, or none: give \
+         `Options::budget` the same kind for all"
     )]
     Budgets,
+    /// More entries than an array may have.
+    #[error("an array of {len} programs is too long: {max} are the most")]
+    TooLong {
+        /// How many were asked for.
+        len: u32,
+        /// The most.
+        max: u32,
+    },
+    /// This thread is changing an array, and a hook of what that calls changes one.
+    #[error("this thread is changing an array of programs already")]
+    Reentered,
     /// Code cannot be changed now.
     #[error("{0}")]
     Tramp(#[from] TrampError),
@@ -93,8 +112,14 @@ pub enum ProgArrayError {
 
 impl ProgArray {
     /// An array of `len` entries, all empty.
-    #[must_use]
-    pub fn new(len: u32) -> Self {
+    ///
+    /// # Errors
+    /// [`ProgArrayError::TooLong`].
+    pub fn new(len: u32) -> Result<Self, ProgArrayError> {
+        let max = MAX_LEN;
+        if len > max {
+            return Err(ProgArrayError::TooLong { len, max });
+        }
         let empty = (0..len).map(|_| AtomicU64::new(0));
         let words = [AtomicU64::new(len.into())].into_iter().chain(empty);
         let programs = vec![Entry::default(); len as usize];
@@ -102,10 +127,10 @@ impl ProgArray {
             programs,
             budgets: None,
         };
-        Self(Arc::new(Handle(Arc::new(Slots {
+        Ok(Self(Arc::new(Handle(Arc::new(Slots {
             words: words.collect(),
             held: Mutex::new(held),
-        }))))
+        })))))
     }
 
     /// How many entries it has.
@@ -126,28 +151,24 @@ impl ProgArray {
     /// [`ProgArrayError`].
     #[doc(alias = "BPF_MAP_UPDATE_ELEM")]
     pub fn set(&self, index: u32, prog: &BpfProg) -> Result<(), ProgArrayError> {
-        let program = Arc::new(prog.compiled().program().clone());
-        self.change(index, |slots, held| {
-            held.agree(prog.has_budget())?;
-            let entry = &mut held.programs[index as usize];
-            entry.interpreted = Some(program.clone());
-            let old = entry.compiled.replace(prog.clone());
-            slots.words[1 + index as usize].store(prog.inner(), Ordering::Release);
-            Ok(old)
-        })
+        let entry = Entry {
+            compiled: Some(prog.clone()),
+            interpreted: Some(Arc::new(prog.compiled().program().clone())),
+        };
+        self.change(index, entry, Some(prog.budget_kind()))
     }
 
-    /// Puts a program into an entry for the interpreter, which goes on in it with the environment
-    /// that it has.
+    /// Puts a program into an entry for the interpreter alone, which goes on in it with the
+    /// environment that it has.
     ///
     /// # Errors
     /// [`ProgArrayError`].
     pub fn set_interpreted(&self, index: u32, program: Program) -> Result<(), ProgArrayError> {
-        let program = Arc::new(program);
-        self.change(index, |_, held| {
-            held.programs[index as usize].interpreted = Some(program);
-            Ok(None)
-        })
+        let entry = Entry {
+            compiled: None,
+            interpreted: Some(Arc::new(program)),
+        };
+        self.change(index, entry, None)
     }
 
     /// Empties an entry.
@@ -156,26 +177,33 @@ impl ProgArray {
     /// [`ProgArrayError`].
     #[doc(alias = "BPF_MAP_DELETE_ELEM")]
     pub fn clear(&self, index: u32) -> Result<(), ProgArrayError> {
-        self.change(index, |slots, held| {
-            slots.words[1 + index as usize].store(0, Ordering::Release);
-            let old = std::mem::take(&mut held.programs[index as usize]);
-            Ok(old.compiled)
-        })
+        self.change(index, Entry::default(), None)
     }
 
     /// Changes an entry; what was in it is freed as soon as nobody can be in it.
     fn change(
         &self,
         index: u32,
-        f: impl FnOnce(&Slots, &mut Held) -> Result<Option<BpfProg>, ProgArrayError>,
+        mut entry: Entry,
+        kind: Option<BudgetKind>,
     ) -> Result<(), ProgArrayError> {
         let len = self.len();
         if index >= len {
             return Err(ProgArrayError::Index { index, len });
         }
         let slots = self.slots();
-        let old = Trampolines::exclusively(|| f(slots, &mut slots.held.lock()))??;
-        retire(old);
+        Trampolines::exclusively(|| {
+            let mut held = slots.held.try_lock().ok_or(ProgArrayError::Reentered)?;
+            if let Some(kind) = kind {
+                held.agree(kind)?;
+                held.budgets = Some(kind);
+            }
+            let inner = entry.compiled.as_ref().map_or(0, BpfProg::inner);
+            std::mem::swap(&mut held.programs[index as usize], &mut entry);
+            slots.words[1 + index as usize].store(inner, Ordering::Release);
+            Ok::<_, ProgArrayError>(())
+        })??;
+        retire(entry.compiled);
         Ok(())
     }
 
@@ -191,20 +219,28 @@ impl ProgArray {
     /// The program that an interpreted tail call goes on in.
     pub(crate) fn interpreted(&self, index: u32) -> Option<Arc<Program>> {
         locked(|| {
-            let held = self.slots().held.lock();
+            let held = self.slots().held.try_lock()?;
             held.programs.get(index as usize)?.interpreted.clone()
         })
     }
 
-    /// A program with or without a budget is going to use it.
-    pub(crate) fn agree(&self, has_budget: bool) -> Result<(), ProgArrayError> {
-        locked(|| self.slots().held.lock().agree(has_budget))
+    /// Whether a program with such a budget can use it.
+    pub(crate) fn agree(&self, kind: BudgetKind) -> Result<(), ProgArrayError> {
+        let held = self.slots().held.try_lock();
+        held.ok_or(ProgArrayError::Reentered)?.agree(kind)
+    }
+
+    /// A program with such a budget uses it.
+    pub(crate) fn adopt(&self, kind: BudgetKind) {
+        if let Some(mut held) = self.slots().held.try_lock() {
+            held.budgets = Some(kind);
+        }
     }
 }
 
 impl Held {
-    fn agree(&mut self, has_budget: bool) -> Result<(), ProgArrayError> {
-        match *self.budgets.get_or_insert(has_budget) == has_budget {
+    fn agree(&self, kind: BudgetKind) -> Result<(), ProgArrayError> {
+        match self.budgets.is_none_or(|decided| decided == kind) {
             true => Ok(()),
             false => Err(ProgArrayError::Budgets),
         }
@@ -225,7 +261,9 @@ impl Drop for Handle {
             words
                 .iter()
                 .for_each(|word| word.store(0, Ordering::Release));
-            std::mem::take(&mut slots.held.lock().programs)
+            // Nobody else has it: changes hold the lock of changes too, and drop nothing under it.
+            let held = slots.held.try_lock();
+            held.map_or_else(Vec::new, |mut held| std::mem::take(&mut held.programs))
         });
         retire(programs.into_iter().filter_map(|entry| entry.compiled));
     }
@@ -264,7 +302,8 @@ const _: () = assert!(LINES == u64::BITS as usize);
 
 static RETIRED: Mutex<Vec<Retired>> = Mutex::new(Vec::new());
 
-/// Runs `f` under the lock of changes, across which no fork comes; this thread may have it.
+/// Runs `f` under the lock of changes, across which no fork comes; this thread may have it, so
+/// `f` takes what else there is to lock by `try_lock` alone.
 fn locked<R>(mut f: impl FnMut() -> R) -> R {
     match Trampolines::exclusively(&mut f) {
         Ok(result) => result,
@@ -276,14 +315,27 @@ fn locked<R>(mut f: impl FnMut() -> R) -> R {
 fn retire(progs: impl IntoIterator<Item = BpfProg>) {
     let fresh = progs.into_iter().map(|prog| Retired { prog, seen: 0 });
     let mut fresh: Vec<Retired> = fresh.collect();
-    locked(|| RETIRED.lock().append(&mut fresh));
+    if fresh.is_empty() {
+        return;
+    }
+    locked(|| {
+        if let Some(mut retired) = RETIRED.try_lock() {
+            retired.append(&mut fresh);
+        }
+    });
+    if !fresh.is_empty() {
+        // In the midst of a look at the list by this thread: kept for good, which is safe.
+        std::mem::forget(fresh);
+    }
     settle();
 }
 
 /// Frees what is retired and can be freed; how much is left.
 pub(crate) fn settle() -> usize {
     let (free, left) = locked(|| {
-        let mut retired = RETIRED.lock();
+        let Some(mut retired) = RETIRED.try_lock() else {
+            return (Vec::new(), 0);
+        };
         // Whatever is in the list has been overwritten before; lines are read after.
         fence(Ordering::SeqCst);
         let zero = RUNS.iter().enumerate().fold(0u64, |zero, (i, line)| {

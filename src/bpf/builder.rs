@@ -168,7 +168,13 @@ impl ProgramBuilder {
         self.push(Op::Call(Callee::Local(0)), Some(label))
     }
 
-    /// `dst` = the function of this program that begins at `label`, for whoever calls it back.
+    /// `dst` = the function of this program that begins at `label`, for whoever calls it back:
+    /// `bpf_loop`, or a host function, to which it is an `extern "C"` function of up to five `u64`
+    /// that returns a `u64`, as long as the program is loaded. To the interpreter it is a word that
+    /// only `bpf_loop` understands.
+    ///
+    /// When the host calls it back, that is a run of its own: exceptions end in the call, which
+    /// gives what the exception callback makes of them, and tail calls are counted anew.
     pub fn ld_func(&mut self, dst: BpfReg, label: Label) -> &mut Self {
         let imm = Imm64::Func(0);
         self.push(Op::LdImm64 { dst, imm }, Some(label))

@@ -268,10 +268,11 @@ impl Env {
         &self.prog_arrays
     }
 
-    /// The calls that are none. Helpers of the user's own come first.
+    /// The calls that are none. Functions of the user's own come first.
     pub(crate) fn control(&self, callee: Callee) -> Option<Control> {
         match callee {
             Callee::Helper(id) if self.helpers.contains_key(&id) => None,
+            Callee::Host { id, .. } if self.host.contains_key(&id) => None,
             Callee::Helper(TAIL_CALL) => Some(Control::TailCall),
             Callee::Helper(LOOP) => Some(Control::Loop),
             Callee::Host { id, .. } if self.throw == Some(id) => Some(Control::Throw),

@@ -230,15 +230,23 @@ impl<'a> Interpreter<'a> {
                 0 => frame.regs[0] = 0,
                 times if times > MAX_LOOPS => frame.regs[0] = errno(libc::E2BIG),
                 times => {
-                    let program = frame.program.clone();
-                    let looped = Loop {
-                        func: func_at(&program, r2),
+                    let at = |frame: &Frame<'a>| {
+                        let func = func_at(&frame.program, r2)?;
+                        Some((frame.program.clone(), func))
+                    };
+                    let found = run.frames.iter().rev().find_map(at);
+                    let looped = found.map(|(program, func)| Loop {
                         program,
+                        func,
                         ctx: r3,
                         done: 0,
                         times,
-                    };
-                    run.frames.push(looped.frame());
+                    });
+                    match (looped, run.frames.last_mut()) {
+                        (Some(looped), _) => run.frames.push(looped.frame()),
+                        (None, Some(frame)) => frame.regs[0] = errno(libc::EINVAL),
+                        (None, None) => {}
+                    }
                 }
             },
         }
@@ -433,11 +441,10 @@ fn func_addr(program: &Program, func: usize) -> u64 {
     std::ptr::from_ref(&program.ops()[func]).expose_provenance() as u64
 }
 
-/// The function that `addr` stands for; the first one if it stands for none, which only programs
-/// that are not sound can make happen.
-fn func_at(program: &Program, addr: u64) -> usize {
+/// The function that `addr` stands for.
+fn func_at(program: &Program, addr: u64) -> Option<usize> {
     let is_it = |func: &&Func| func_addr(program, func.start) == addr;
-    program.funcs().iter().find(is_it).map_or(0, |f| f.start)
+    program.funcs().iter().find(is_it).map(|f| f.start)
 }
 
 /// Whether `env` has what a program refers to.

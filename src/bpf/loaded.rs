@@ -13,7 +13,7 @@ use text::{RxAddr, RxRange};
 use trampoline::Trampolines;
 
 use super::arena::Arena;
-use super::array::{self, Slots};
+use super::array::{self, BudgetKind, Slots};
 use super::dump::Compiled;
 use super::env::{Control, Env};
 use super::error::{LoadError, Stop};
@@ -35,8 +35,10 @@ pub struct Options {
     /// The extensions that the code may use; what this machine has, by default. Code for what it
     /// does not have ends in an illegal instruction.
     pub features: Features,
-    /// How long a run may take; without a limit it costs nothing. All programs that go on in each
-    /// other must have one, or none; that of the program that was entered first counts.
+    /// How long a run may take; without a limit it costs nothing. Programs that go on in each other
+    /// must have budgets of one kind, or none; that of the program that was entered first counts.
+    /// When the host calls a function of the program back, that is a run of its own, with a budget
+    /// of its own: if it is used up, the function returns 0.
     pub budget: Option<Budget>,
 }
 
@@ -112,11 +114,11 @@ impl BpfProg {
         }
         let stops = Box::new(AtomicU64::new(0));
         let object = jit::compile(program, env, options.plan(&stops))?;
-        if env.uses(program, Control::TailCall) {
-            for array in env.prog_arrays() {
-                array.agree(options.budget.is_some())?;
-            }
-        }
+        let kind = options.budget.as_ref().map(std::mem::discriminant);
+        let arrays = match env.uses(program, Control::TailCall) {
+            true => env.prog_arrays(),
+            false => &[],
+        };
         // Near the functions that it is likely to call.
         let near = Near::Within {
             of: RxAddr::new(Self::load as *const () as u64),
@@ -124,12 +126,14 @@ impl BpfProg {
         };
         let packs = runtime.packs();
         let code = Trampolines::exclusively(|| -> Result<Code, LoadError> {
+            arrays.iter().try_for_each(|array| array.agree(kind))?;
             let mut buf = packs.alloc(object.max_bytes(), 64, near)?;
             let mut linked = object.link(buf.rx().start.get())?;
             buf.rw()[..linked.bytes.len()].copy_from_slice(&linked.bytes);
             let pack = packs.finalize(buf)?;
             let (probes, inner) = (std::mem::take(&mut linked.probes), linked.inner);
             let known = Registered::new(program.name(), pack.rx(), probes);
+            arrays.iter().for_each(|array| array.adopt(kind));
             Ok(Code {
                 rx: pack.rx(),
                 compiled: Compiled::new(program, pack.rx().start, linked),
@@ -137,11 +141,7 @@ impl BpfProg {
                 inner,
                 budget: options.budget,
                 stops,
-                _arrays: env
-                    .prog_arrays()
-                    .iter()
-                    .map(|a| a.slots().clone())
-                    .collect(),
+                _arrays: arrays.iter().map(|a| a.slots().clone()).collect(),
                 _arena: env.arena_of_programs().cloned(),
             })
         })??;
@@ -184,6 +184,8 @@ impl BpfProg {
     /// # Safety
     /// 1. The program's loads, stores and calls, with these arguments, are sound, and those of the
     ///    programs that it goes on in; without a budget it ends.
+    /// 2. No function of the program that the host calls back, or whose address it keeps in memory,
+    ///    leads back to itself: that would use up the thread's stack, whatever the budget.
     pub unsafe fn run(&self, args: [u64; 5]) -> Result<u64, Stop> {
         /// What two registers return.
         #[repr(C)]
@@ -217,8 +219,8 @@ impl BpfProg {
         self.code.stops.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn has_budget(&self) -> bool {
-        self.code.budget.is_some()
+    pub(crate) fn budget_kind(&self) -> BudgetKind {
+        self.code.budget.as_ref().map(std::mem::discriminant)
     }
 
     /// Where tail calls arrive.

@@ -27,13 +27,17 @@ pub(crate) fn verify(insns: &[BpfInsn], extra: &Extra) -> Result<(Ops, Vec<Func>
     let mut funcs = functions(&ops, extra)?;
     let mut stacks = Vec::with_capacity(funcs.len());
     let mut kinds = vec![Kind::Sub; ops.len()];
-    let main = [0].into_iter().chain(extra.exception_callback);
-    let passed = pointed_to(&ops).map(|(_, to)| to as usize);
-    main.chain(passed).for_each(|at| kinds[at] = Kind::Main);
+    let passed: Vec<usize> = pointed_to(&ops).map(|(_, to)| to as usize).collect();
+    let calls_back = !passed.is_empty();
+    passed.into_iter().for_each(|at| kinds[at] = Kind::Main);
+    if let Some(at) = extra.exception_callback {
+        kinds[at] = Kind::Catch;
+    }
+    kinds[0] = Kind::Main;
     for func in &mut funcs {
         check_jumps(&ops, func)?;
         let kind = kinds[func.start];
-        let (stack, zeroed) = Paths::new(&ops, func, kind).walk()?;
+        let (stack, zeroed) = Paths::new(&ops, func, kind, calls_back).walk()?;
         func.stack_bytes = stack.frame_bytes();
         func.zeroed = zeroed;
         stacks.push(stack);
@@ -237,12 +241,14 @@ impl Known {
 }
 
 /// Whether a pointer into the stack goes where nobody follows it: to another function of the
-/// program, into memory, through an instruction that is not for pointers. What is reached by it
+/// program, which whoever is called may call too if it `calls_back`; into memory, through an instruction that is not for pointers. What is reached by it
 /// may be anywhere in the stack.
-fn escapes(op: Op, known: &Known) -> bool {
+fn escapes(op: Op, known: &Known, calls_back: bool) -> bool {
     let points = |reg: BpfReg| known.ptrs[reg.index()] != Ptr::Other;
+    let passes = || BpfReg::ALL[1..6].iter().any(|reg| points(*reg));
     match op {
-        Op::Call(Callee::Local(_)) => BpfReg::ALL[1..6].iter().any(|reg| points(*reg)),
+        Op::Call(Callee::Local(_)) => passes(),
+        Op::Call(_) => calls_back && passes(),
         Op::Store {
             src: Operand::Reg(src),
             ..
@@ -251,7 +257,7 @@ fn escapes(op: Op, known: &Known) -> bool {
         | Op::Atomic { src, .. }
         | Op::Movsx { src, .. }
         | Op::AddrSpaceCast { src, .. } => points(src),
-        Op::Arena(access) => escapes(access.plain(), known),
+        Op::Arena(access) => escapes(access.plain(), known, calls_back),
         Op::Neg { dst, .. } | Op::End { dst, .. } => points(dst),
         _ => false,
     }
@@ -285,6 +291,8 @@ impl Stack {
 enum Kind {
     /// What it returns is the program's result, or looked at by whoever was given the function.
     Main,
+    /// The same of a cookie, which is all that it gets.
+    Catch,
     /// It may return nothing.
     Sub,
 }
@@ -294,6 +302,8 @@ struct Paths<'a> {
     ops: &'a Ops,
     func: &'a Func,
     kind: Kind,
+    /// Functions of the program are known to others.
+    calls_back: bool,
     /// Which of `known` is of an instruction that is jumped to.
     places: Vec<Option<u32>>,
     /// What is known before such an instruction; nothing before anybody has come there.
@@ -305,7 +315,7 @@ struct Paths<'a> {
 }
 
 impl<'a> Paths<'a> {
-    fn new(ops: &'a Ops, func: &'a Func, kind: Kind) -> Self {
+    fn new(ops: &'a Ops, func: &'a Func, kind: Kind, calls_back: bool) -> Self {
         let mut places = vec![None; func.end - func.start];
         // The function's entry is one of them.
         let mut known = vec![None];
@@ -321,7 +331,11 @@ impl<'a> Paths<'a> {
         }
         let mut ptrs = [Ptr::Other; 11];
         ptrs[BpfReg::R10.index()] = Ptr::Stack(0);
-        let set = ARGS | bit(BpfReg::R10);
+        let args = match kind {
+            Kind::Catch => bit(BpfReg::R1),
+            Kind::Main | Kind::Sub => ARGS,
+        };
+        let set = args | bit(BpfReg::R10);
         known[0] = Some(Known {
             set,
             must: set,
@@ -331,6 +345,7 @@ impl<'a> Paths<'a> {
             ops,
             func,
             kind,
+            calls_back,
             places,
             known,
             todo: vec![func.start],
@@ -407,7 +422,7 @@ impl<'a> Paths<'a> {
         }
         self.zeroed |= reads & !known.must;
         self.access(at, op, known)?;
-        self.stack.any |= escapes(op, known);
+        self.stack.any |= escapes(op, known, self.calls_back);
         let result = self.pointer(op, known);
         let written = op.written();
         for reg in BpfReg::ALL.into_iter().filter(|r| written & bit(*r) != 0) {

@@ -144,10 +144,11 @@ impl Frame {
         asm.emit(ret());
     }
 
-    /// An exception has come, with its node in `t1`: `sp` is the frame's again.
+    /// An exception has come, with its node in `t1`: `sp` and `fp` are the frame's again.
     pub(super) fn catch(&self, asm: &mut Asm) {
         let off = self.node_off();
         asm.emit(addi(Reg::Sp, Reg::T1, small(-off)));
+        asm.emit(addi(Reg::Fp, Reg::Sp, small(self.size_bytes)));
         record::pop_node(asm, Reg::Sp, off);
     }
 

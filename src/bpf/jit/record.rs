@@ -13,8 +13,9 @@
 //!                 │ s6, s1 to s4, s7   │  s7 if there is a budget
 //!                 ├────────────────────┤
 //!                 │ the outermost node │  exceptions that nobody else catches
-//!                 │ deadline           │  of a budget of time, once asked for
+//!                 │ limit, deadline    │  of a budget of time; the second once it was asked for
 //!                 │ line               │  of the counter of runs, if this one is counted
+//!                 │ way out            │  the code of the program that was entered
 //!                 │ node               │  where exceptions end now
 //!                 │ tail calls left    │
 //!   s6 = sp ─────▶└────────────────────┘
@@ -26,17 +27,18 @@
 //! - *Budgets.* Whatever can run for ever goes round a loop or through a function's entry. Each
 //!   entry takes the length of its function from `s7`, each target of jumps back the length of the
 //!   longest of its loops; below zero, the time is asked for, or the program ends: `sp` is the
-//!   record's again, and the code around the run returns, with the instruction's number + 1 in `a1`.
-//! - *Callbacks.* A function whose address is taken is called by the host as if it were a program: with
-//!   a record of its own. `bpf_loop`, which is code of ours, goes to it directly, with the record
-//!   that there is.
+//!   record's again, and the code around the run returns, with the instruction's number + 1 in
+//!   `a1`: that of the program that was entered, which is there as long as its caller is in it.
+//! - *Callbacks.* A function whose address is taken is called by the host as if it were a program:
+//!   with a record of its own, and so with a budget of its own. `bpf_loop`, which is code of ours,
+//!   goes to it directly, with the record that there is.
 //!
 //! Key types: [`Uses`], [`Routines`]. Neighbours: `flow` emits jumps to what is here; `array` counts
 //! runs. Source: kernel `kernel/bpf/core.c` (`MAX_TAIL_CALL_CNT`), `kernel/bpf/helpers.c`
 //! (`bpf_throw`, `bpf_loop`).
 
+use std::mem::offset_of;
 use std::sync::atomic::AtomicU64;
-use std::time::Duration;
 
 use rv64::{
     Asm, Label, Order, Reg, SImm, add, addi, amoadd_d, andi, imm, jalr, jr, ld, mv, ret, sd, slli,
@@ -58,18 +60,31 @@ pub(super) const LEFT: Reg = Reg::S7;
 
 const TAIL_CALLS: i64 = 0;
 const NODE: i64 = 8;
-const LINE: i64 = 16;
-const DEADLINE: i64 = 24;
-const OUTERMOST: i64 = 32;
-const SIZE: i64 = 112;
+const WAY_OUT: i64 = 16;
+const LINE: i64 = 24;
+const CLOCK: i64 = 32;
+const LIMIT: i64 = CLOCK + offset_of!(Clock, limit_ns) as i64;
+const DEADLINE: i64 = CLOCK + offset_of!(Clock, deadline_ns) as i64;
+const OUTERMOST: i64 = CLOCK + size_of::<Clock>() as i64;
+const SIZE: i64 = 128;
 /// From the top; what is left by an exception or at a budget's end has not restored what it had
 /// saved.
 const SAVED: [Reg; 7] = [Reg::Ra, Reg::Fp, RECORD, Reg::S1, Reg::S2, Reg::S3, Reg::S4];
-const _: () = assert!(SIZE >= OUTERMOST + 16 + 8 * 8 && SIZE % 16 == 0);
+const _: () = assert!(SIZE >= OUTERMOST + NODE_BYTES + 8 * (SAVED.len() as i64 + 1));
+const _: () = assert!(SIZE % 16 == 0);
 
 /// A node of the list of places where exceptions end: the node before, and this.
 pub(super) const NODE_BYTES: i64 = 16;
 const HANDLER: i64 = 8;
+
+/// The part of the record that a budget of time is kept in.
+#[derive(Debug)]
+#[repr(C)]
+struct Clock {
+    limit_ns: u64,
+    /// 0: not asked for yet.
+    deadline_ns: u64,
+}
 
 /// So many instructions are executed between two looks at the clock.
 const SLICE: i64 = 1 << 14;
@@ -189,7 +204,7 @@ impl Routines {
 
     /// Makes a record and calls `inner`; `catch` is the callback of exceptions that come out of it.
     pub(super) fn entry(&self, asm: &mut Asm, inner: Label, catch: Option<Label>) {
-        let (caught, done) = (asm.new_label(), asm.new_label());
+        let [caught, done, way_out] = [0; 3].map(|_| asm.new_label());
         asm.emit(addi(Reg::Sp, Reg::Sp, small(-SIZE)));
         for (reg, off) in self.saved() {
             asm.emit(sd(reg, Reg::Sp, small(off)));
@@ -212,33 +227,45 @@ impl Routines {
                 // What is looked up in arrays is looked up after this: see `array`.
                 asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::AqRl));
             }
-            // Where a program ends that has been tail-called, it is looked at.
-            false => asm.emit(sd(Reg::Zero, Reg::Sp, small(LINE))),
+            false => {}
         }
         match self.uses.budget {
             None => {}
             Some(Budget::Insns(insns)) => {
                 asm.li(LEFT, i64::try_from(insns).unwrap_or(i64::MAX));
             }
-            Some(Budget::Time(_)) => {
+            Some(Budget::Time(limit)) => {
+                let limit = i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX);
+                asm.li(Reg::T0, limit);
+                asm.emit(sd(Reg::T0, Reg::Sp, small(LIMIT)));
                 asm.emit(sd(Reg::Zero, Reg::Sp, small(DEADLINE)));
                 asm.li(LEFT, SLICE);
             }
         }
+        if self.uses.budget.is_some() {
+            asm.la(Reg::T0, way_out);
+            asm.emit(sd(Reg::T0, Reg::Sp, small(WAY_OUT)));
+        }
         asm.jal(Reg::Ra, inner);
         asm.bind(done);
+        if self.uses.budget.is_some() {
+            asm.li(Reg::A1, 0);
+        }
+        asm.bind(way_out);
         if self.uses.tail_calls {
             asm.emit(ld(Reg::T0, Reg::Sp, small(LINE)));
             asm.li(Reg::T1, -1);
             asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::Rl));
         }
-        if self.uses.budget.is_some() {
-            asm.li(Reg::A1, 0);
+        for (reg, off) in self.saved() {
+            asm.emit(ld(reg, Reg::Sp, small(off)));
         }
-        self.leave(asm);
+        asm.emit(addi(Reg::Sp, Reg::Sp, small(SIZE)));
+        asm.emit(ret());
         // An exception: `t1` is the node, `a0` the cookie.
         asm.bind(caught);
         asm.emit(addi(Reg::Sp, Reg::T1, small(-OUTERMOST)));
+        asm.emit(addi(Reg::Fp, Reg::Sp, small(SIZE)));
         if let Some(catch) = catch {
             // One that comes out of the callback ends in its own cookie.
             let last = asm.new_label();
@@ -255,14 +282,6 @@ impl Routines {
     fn saved(&self) -> impl Iterator<Item = (Reg, i64)> + use<> {
         let regs = SAVED.into_iter().chain(self.uses.budget.map(|_| LEFT));
         regs.zip(1..).map(|(reg, i)| (reg, SIZE - 8 * i))
-    }
-
-    fn leave(&self, asm: &mut Asm) {
-        for (reg, off) in self.saved() {
-            asm.emit(ld(reg, Reg::Sp, small(off)));
-        }
-        asm.emit(addi(Reg::Sp, Reg::Sp, small(SIZE)));
-        asm.emit(ret());
     }
 
     /// Takes `insns` from the budget, if there is one, before instruction `insn`.
@@ -385,8 +404,8 @@ impl Routines {
             }
         }
         asm.bind(self.refill);
-        if let Budget::Time(limit) = budget {
-            self.emit_refill(asm, limit);
+        if let Budget::Time(_) = budget {
+            self.emit_refill(asm);
         }
         asm.bind(self.stop);
         asm.emit(mv(Reg::Sp, RECORD));
@@ -394,18 +413,14 @@ impl Routines {
         asm.li(Reg::T0, stops.as_ptr().expose_provenance() as i64);
         asm.li(Reg::T1, 1);
         asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::Relaxed));
-        let uncounted = asm.new_label();
-        asm.emit(ld(Reg::T0, Reg::Sp, small(LINE)));
-        asm.beqz(Reg::T0, uncounted);
-        asm.li(Reg::T1, -1);
-        asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::Rl));
-        asm.bind(uncounted);
         asm.li(Reg::A0, 0);
-        self.leave(asm);
+        // This program may have been replaced: it is left before the run is counted out.
+        asm.emit(ld(Reg::T0, Reg::Sp, small(WAY_OUT)));
+        asm.emit(jr(Reg::T0));
     }
 
     /// Asks for the time; returns to `t1` if there is some left. All registers of the program stay.
-    fn emit_refill(&self, asm: &mut Asm, limit: Duration) {
+    fn emit_refill(&self, asm: &mut Asm) {
         const KEPT: [Reg; 13] = [
             Reg::A0,
             Reg::A1,
@@ -425,9 +440,7 @@ impl Routines {
         let kept = || KEPT.into_iter().zip(0..).map(|(reg, i)| (reg, 8 * i));
         asm.emit(addi(Reg::Sp, Reg::Sp, small(-SIZE)));
         kept().for_each(|(reg, off)| asm.emit(sd(reg, Reg::Sp, small(off))));
-        asm.emit(addi(Reg::A0, RECORD, small(DEADLINE)));
-        let limit = i64::try_from(limit.as_nanos()).unwrap_or(i64::MAX);
-        asm.li(Reg::A1, limit);
+        asm.emit(addi(Reg::A0, RECORD, small(CLOCK)));
         asm.call_abs(slice as *const () as u64, Reg::Ra, Reg::Ra);
         asm.emit(mv(LEFT, Reg::A0));
         kept().for_each(|(reg, off)| asm.emit(ld(reg, Reg::Sp, small(off))));
@@ -438,13 +451,13 @@ impl Routines {
 }
 
 /// How many instructions may be executed before the next look at the clock; -1: the time is over.
-/// `deadline` is 0 before the first one: the time until then is not counted.
-extern "C" fn slice(deadline: &mut u64, limit: u64) -> i64 {
+/// The time until the first look is not counted.
+extern "C" fn slice(clock: &mut Clock) -> i64 {
     let now = super::super::helpers::ktime_get_ns();
-    if *deadline == 0 {
-        *deadline = now.saturating_add(limit);
+    if clock.deadline_ns == 0 {
+        clock.deadline_ns = now.saturating_add(clock.limit_ns);
     }
-    match now < *deadline {
+    match now < clock.deadline_ns {
         true => SLICE,
         false => -1,
     }
