@@ -55,8 +55,8 @@ pub use hook::{Hook, HookBuilder, HookStats, ProgStats};
 pub use hwprobe::features;
 pub use pack_alloc::{HugePolicy, PackStats};
 pub use raw::{
-    RawCookieFn, RawFn, RawProg, get_func_arg, get_func_arg_cnt, get_func_ip, get_func_ret,
-    session_cookie, session_is_return,
+    RawCookieFn, RawFn, RawProg, get_attach_cookie, get_func_arg, get_func_arg_cnt, get_func_ip,
+    get_func_ret, session_cookie, session_is_return,
 };
 pub use runtime::{Builder, Runtime, Stats};
 pub use rv64::Features;

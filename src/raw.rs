@@ -1,7 +1,8 @@
 //! Raw programs: native functions that get the BPF context itself.
 //!
 //! ```text
-//!   ctx[-3 - i]   cookie of the i-th session program
+//!   ctx[-4 - i]   cookie of the i-th session program; a word higher without the next
+//!   ctx[-3]       what the program was attached with   Needs::COOKIE
 //!   ctx[-2]       address of the function        Needs::IP
 //!   ctx[-1]       slot count, session bits       Needs::META
 //!   ctx[0..n]     argument slots
@@ -67,9 +68,16 @@ impl RawProg {
     }
 
     /// Replaces the program's function by one that takes `cookie` as a second argument.
-    #[doc(alias = "bpf_get_attach_cookie")]
     pub fn with_cookie(mut self, func: RawCookieFn, cookie: u64) -> Self {
         self.0.func = func;
+        self.0.cookie = Some(cookie);
+        self
+    }
+
+    /// Gives the program 64 bits, to tell this attachment from its others: its second argument,
+    /// and what [`get_attach_cookie`] finds. Zero if nobody gives any.
+    #[doc(alias = "bpf_cookie")]
+    pub fn cookie(mut self, cookie: u64) -> Self {
         self.0.cookie = Some(cookie);
         self
     }
@@ -133,6 +141,33 @@ pub unsafe fn get_func_ip(ctx: *const u64) -> u64 {
     let at = unsafe { ctx.sub(2) };
     // SAFETY: as above.
     unsafe { at.read() }
+}
+
+/// What the program was attached with ([`RawProg::cookie`]), or zero.
+///
+/// # Safety
+/// 1. `ctx` is the context of a running program that asked for [`Needs::COOKIE`].
+#[doc(alias = "bpf_get_attach_cookie")]
+pub unsafe fn get_attach_cookie(ctx: *const u64) -> u64 {
+    // SAFETY: 1. the word exists for a program that asked for it.
+    let at = unsafe { ctx.sub(3) };
+    // SAFETY: as above.
+    unsafe { at.read() }
+}
+
+/// The first return slot, if there is one: a program before the function finds none, but for
+/// fmod_ret and session programs, which find what earlier ones gave, or zero.
+///
+/// # Safety
+/// 1. `ctx` is the context of a running program that asked for [`Needs::RET`].
+pub(crate) unsafe fn get_func_ret_checked(ctx: *const u64) -> Option<u64> {
+    // SAFETY: 1. the word exists for a program that asked for it.
+    let word = unsafe { ctx.sub(1) };
+    // SAFETY: as above.
+    let word = unsafe { word.read() };
+    let at = ctx.wrapping_add((word & meta::SLOTS_MASK) as usize);
+    // SAFETY: 1. there is a return slot, and it stands behind the arguments.
+    (word & meta::NO_RET == 0).then(|| unsafe { at.read() })
 }
 
 /// Does a session program run after the function?

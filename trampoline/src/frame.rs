@@ -8,7 +8,8 @@
 //!   ctx -> | Args                 |   ctx[0]: argument slots
 //!          | FuncMeta             |   ctx[-1]: slot count, session bits
 //!          | FuncIp               |   ctx[-2]: address of the function
-//!          | Cookies              |   ctx[-3 - i]: cookie of session program i
+//!          | AttachCookie         |   ctx[-3]: what the program was attached with
+//!          | Cookies              |   below: cookie of session program i
 //!          | Inflight             |   the in-flight counter that this call incremented
 //!          | StaticChain          |   t2 at entry
 //!          | SavedS1S2            |   of the caller: s1 keeps fcsr and s2 errno (two phases)
@@ -43,6 +44,8 @@ pub enum FrameSlot {
     FuncMeta,
     /// Address of the function.
     FuncIp,
+    /// Cookie with which the program that runs was attached.
+    AttachCookie,
     /// Session cookies.
     Cookies,
     /// Pointer to the in-flight counter.
@@ -88,6 +91,8 @@ bitflags::bitflags! {
         const FCSR_ERRNO = 1 << 4;
         /// [`FrameSlot::SavedS1S2`]
         const SAVED_S1_S2 = 1 << 5;
+        /// [`FrameSlot::AttachCookie`]
+        const ATTACH_COOKIE = 1 << 6;
     }
 }
 
@@ -107,7 +112,11 @@ impl Frame {
         // A word before the context exists as soon as one further away does: their places are
         // fixed relative to the context.
         let cookies = words(spec.cookies);
-        let ip = if cookies > 0 { 8 } else { one(FrameWith::IP) };
+        let attach_cookie = one(FrameWith::ATTACH_COOKIE);
+        let ip = match cookies + attach_cookie {
+            0 => one(FrameWith::IP),
+            _ => 8,
+        };
         let meta = if ip > 0 { 8 } else { one(FrameWith::META) };
         let top_down = [
             (RetAddr, 8),
@@ -116,6 +125,7 @@ impl Frame {
             (Args, words(spec.arg_slots)),
             (FuncMeta, meta),
             (FuncIp, ip),
+            (AttachCookie, attach_cookie),
             (Cookies, cookies),
             (Inflight, one(FrameWith::INFLIGHT)),
             (StaticChain, one(FrameWith::STATIC_CHAIN)),
@@ -223,11 +233,12 @@ mod tests {
           Args         sp+112     96 bytes  <- ctx
           FuncMeta     sp+104      8 bytes
           FuncIp       sp+96       8 bytes
-          Cookies      sp+80      16 bytes
-          Inflight     sp+72       8 bytes
-          StaticChain  sp+64       8 bytes
-          SavedS1S2    sp+48      16 bytes
-          FcsrErrno    sp+40       8 bytes
+          AttachCookie sp+88       8 bytes
+          Cookies      sp+72      16 bytes
+          Inflight     sp+64       8 bytes
+          StaticChain  sp+56       8 bytes
+          SavedS1S2    sp+40      16 bytes
+          FcsrErrno    sp+32       8 bytes
           StackArgs    sp+0       32 bytes
         "
             )
@@ -245,5 +256,18 @@ mod tests {
         assert_eq!(frame.off(FrameSlot::FuncMeta), Some(ctx - 8));
         assert_eq!(frame.off(FrameSlot::FuncIp), Some(ctx - 16));
         assert_eq!(frame.off(FrameSlot::Cookies), Some(ctx - 24));
+    }
+
+    #[test]
+    fn attach_cookies_stand_between_the_address_and_the_sessions() {
+        let frame = Frame::new(&FrameSpec {
+            arg_slots: 1,
+            cookies: 2,
+            with: FrameWith::ATTACH_COOKIE,
+            ..Default::default()
+        });
+        let ctx = frame.ctx();
+        assert_eq!(frame.off(FrameSlot::AttachCookie), Some(ctx - 24));
+        assert_eq!(frame.off(FrameSlot::Cookies), Some(ctx - 40));
     }
 }

@@ -97,6 +97,7 @@ impl ImageSpec<'_> {
         let mut with = FrameWith::empty();
         with.set(FrameWith::META, any(Needs::META));
         with.set(FrameWith::IP, any(Needs::IP));
+        with.set(FrameWith::ATTACH_COOKIE, any(Needs::COOKIE));
         let keep = any(Needs::PRESERVE);
         let two_phases = self.runs_in(Phase::Entry) && self.runs_in(Phase::Exit);
         with.set(FrameWith::FCSR_ERRNO, keep && !two_phases);
@@ -147,14 +148,42 @@ impl ImageSpec<'_> {
             .map(|(i, _)| i)
     }
 
+    /// How many words below the context the first session's cookie is.
+    fn first_session(&self) -> u64 {
+        3 + u64::from(self.progs.iter().any(|p| p.wants(Needs::COOKIE)))
+    }
+
+    /// Whether a program of this kind finds a return value: zero as long as nobody has given one,
+    /// as in the kernel.
+    fn has_ret(&self, kind: ProgKind) -> bool {
+        match kind {
+            ProgKind::Fentry => false,
+            ProgKind::FmodRet(_) => true,
+            ProgKind::Fexit | ProgKind::Fsession => !self.model.ret().slots().is_empty(),
+        }
+    }
+
+    /// Whether a program that runs before the function looks at its return slot.
+    fn shows_ret_at_entry(&self) -> bool {
+        let looks = |p: &Prog| match p.kind {
+            ProgKind::FmodRet(_) => true,
+            ProgKind::Fsession => p.wants(Needs::RET) && self.has_ret(p.kind),
+            _ => false,
+        };
+        self.progs.iter().any(looks)
+    }
+
     /// The word at `ctx[-1]` for program `i` in `phase`, if it wants one.
     fn meta(&self, i: usize, phase: Phase) -> Option<u64> {
         let mut word = self.model.nr_arg_slots() as u64 & meta::SLOTS_MASK;
         if let Some(nth) = self.sessions().position(|s| s == i) {
-            word |= (nth as u64 + 3) << meta::COOKIE_SHIFT;
+            word |= (nth as u64 + self.first_session()) << meta::COOKIE_SHIFT;
             if phase == Phase::Exit {
                 word |= meta::IS_RETURN;
             }
+        }
+        if self.progs[i].wants(Needs::RET) && !self.has_ret(self.progs[i].kind) {
+            word |= meta::NO_RET;
         }
         self.progs[i].wants(Needs::META).then_some(word)
     }
@@ -350,7 +379,7 @@ impl<'a> Gen<'a> {
             .any(|p| matches!(p.kind, ProgKind::FmodRet(_)));
         let entry = self.spec.phase(Phase::Entry);
         if !entry.is_empty() {
-            if fmod {
+            if self.spec.shows_ret_at_entry() {
                 let base = self.base();
                 self.e.sd(Zero, base, self.off(FrameSlot::Retval));
             }
@@ -423,8 +452,9 @@ impl<'a> Gen<'a> {
             self.e.ld_lit(T1, self.spec.func.get());
             self.e.sd(T1, base, self.off(FrameSlot::FuncIp));
         }
+        let first = self.spec.first_session() as u32;
         for nth in 0..self.spec.sessions().count() as u32 {
-            self.e.sd(Zero, base, self.frame.ctx() - 8 * (nth + 3));
+            self.e.sd(Zero, base, self.frame.ctx() - 8 * (nth + first));
         }
     }
 
@@ -618,6 +648,10 @@ impl<'a> Gen<'a> {
             self.e.insn(insn::amoadd_d(Zero, T3, T4, Order::Relaxed));
         }
         self.load_prog(prog, literals);
+        if prog.wants(Needs::COOKIE) {
+            let cookie = if prog.cookie.is_some() { A1 } else { Zero };
+            self.e.sd(cookie, base, self.off(FrameSlot::AttachCookie));
+        }
         self.e.call_reg(Ra, T2);
         self.base_valid = false;
         self.after_prog(prog);

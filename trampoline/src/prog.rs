@@ -52,6 +52,11 @@ bitflags! {
         /// `errno` and `fcsr` are kept as they were. Without it the program promises to change
         /// neither.
         const PRESERVE = 1 << 3;
+        /// `ctx[-3]`: the program's own [`Prog::cookie`], or zero (`get_attach_cookie`).
+        const COOKIE = 1 << 4;
+        /// [`Needs::META`], with [`meta::NO_RET`] where there is no return value, and zeros in the
+        /// return slot that a session finds when the call begins (`get_func_ret`).
+        const RET = 1 << 5;
     }
 }
 
@@ -110,9 +115,10 @@ impl Prog {
     }
 
     /// What must be stored for it. A session cannot be told from its return without the meta
-    /// word.
+    /// word, nor can a function that returns something.
     pub(crate) fn wants(&self, need: Needs) -> bool {
-        self.needs.contains(need) || (need == Needs::META && self.kind == ProgKind::Fsession)
+        let brings_meta = self.kind == ProgKind::Fsession || self.needs.contains(Needs::RET);
+        self.needs.contains(need) || (need == Needs::META && brings_meta)
     }
 }
 
@@ -167,6 +173,9 @@ pub mod meta {
     pub const SLOTS_MASK: u64 = 0xff;
     /// Shift of the distance, in 64-bit words below the context, of a session's cookie.
     pub const COOKIE_SHIFT: u32 = 8;
+    /// Set for a program that asked for the return value ([`Needs::RET`](super::Needs::RET)) when
+    /// there is none: before the function, and of a function that returns nothing.
+    pub const NO_RET: u64 = 1 << 62;
     /// Set when a session program runs after the function.
     pub const IS_RETURN: u64 = 1 << 63;
 }

@@ -25,6 +25,8 @@ use crate::table;
 pub(crate) struct DescCall {
     pub(crate) func: ProgFn,
     pub(crate) cookie: Option<u64>,
+    /// Whether it finds its cookie at `ctx[-3]`, too.
+    pub(crate) wants_cookie: bool,
     pub(crate) kind: ProgKind,
     /// The word for `ctx[-1]`, when the frame has it.
     pub(crate) meta: Option<u64>,
@@ -37,6 +39,7 @@ impl DescCall {
         DescCall {
             func: prog.func,
             cookie: prog.cookie,
+            wants_cookie: prog.wants(Needs::COOKIE),
             kind: prog.kind,
             meta,
             counts_runs: prog.needs.contains(Needs::STATS),
@@ -202,12 +205,17 @@ unsafe fn run_programs(desc: &Desc, phase: Phase, ctx: *mut u64) -> Verdict {
             // SAFETY: 1. the frame of an image whose programs have meta words has this slot.
             unsafe { put(ctx.wrapping_sub(1), meta) };
         }
+        let cookie = call.cookie.unwrap_or_default();
+        if call.wants_cookie {
+            // SAFETY: 1. the frame of an image whose programs want cookies has this slot.
+            unsafe { put(ctx.wrapping_sub(3), cookie) };
+        }
         if call.counts_runs {
             call.state.add_run();
         }
         // SAFETY: 1. the program is attached, or was when the call began: whoever attached it
         //    promised that it can be called until its image is freed.
-        let value = unsafe { (call.func)(ctx, call.cookie.unwrap_or_default()) };
+        let value = unsafe { (call.func)(ctx, cookie) };
         if let ProgKind::FmodRet(from) = call.kind {
             if from == RetFrom::Value {
                 // SAFETY: 1. images with fmod_ret programs have at least one return slot.

@@ -112,6 +112,25 @@ fn bare_programs_cost_less() {
     assert_eq!(listing(&spec(&two_ints(), &[prog])).len(), 21);
 }
 
+/// Its cookie is one store more for a program that looks for it, and a load if it has one.
+#[test]
+fn cookies_cost_those_who_ask() {
+    let mut prog = Prog::new(ProgKind::Fentry, nothing);
+    let plain = listing(&spec(&two_ints(), &[prog.clone()])).len();
+    prog.needs |= Needs::COOKIE;
+    let without = listing(&spec(&two_ints(), &[prog.clone()]));
+    assert_eq!(without.len(), plain + 1);
+    prog.cookie = Some(7);
+    let with = listing(&spec(&two_ints(), &[prog]));
+    assert_eq!(with.len(), plain + 2);
+    let frame_off = |lines: &[String], reg: &str| {
+        let store = format!("sd {reg}, 8(sp)");
+        lines.contains(&store)
+    };
+    assert!(frame_off(&without, "zero"), "{without:#?}");
+    assert!(frame_off(&with, "a1"), "{with:#?}");
+}
+
 #[test]
 fn exit_blocks_begin_with_an_aligned_word_and_end_inside() {
     for model in [two_ints(), FuncModel::untyped()] {
