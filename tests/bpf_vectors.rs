@@ -1,4 +1,5 @@
-//! Conformance vectors of RFC 9669, run through the interpreter.
+//! Conformance vectors of RFC 9669, run through the interpreter and, where it runs, through
+//! compiled code, plain and hardened.
 //!
 //! The vectors are written as rows under `tests/bpf`, with expected results taken from the RFC and
 //! an encoder of their own; `tests/data/rfc9669.jsonl` is what the rows come to, for other
@@ -13,7 +14,8 @@ mod bpf;
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 
-use rvbpf::bpf::{Env, Interpreter, Program, Reason};
+use rvbpf::bpf::{Env, Interpreter, LoadError, Options, Program, Reason};
+use rvbpf::{Features, Runtime};
 
 use bpf::table::{Vector, bytes_of_hex};
 
@@ -76,21 +78,63 @@ fn run(vector: &Vector) -> Result<u64, String> {
     let program = Program::from_bytes(&bytes_of_hex(&vector.insns)).map_err(refused)?;
     let env = Env::new();
     let interpreter = Interpreter::new(&program, &env).map_err(refused)?;
-    let bytes = bytes_of_hex(&vector.mem);
-    // Words, so that it is aligned for the atomic instructions.
-    let mut mem: Vec<u64> = bytes.chunks(8).map(word).collect();
-    let args = match bytes.len() {
-        0 => [0; 5],
-        len => [
-            mem.as_mut_ptr().expose_provenance() as u64,
-            len as u64,
-            0,
-            0,
-            0,
-        ],
-    };
+    let (mut mem, len) = memory(vector);
     // SAFETY: 1. A vector accesses its memory and its stack, within their bounds.
-    unsafe { interpreter.run(args, BUDGET) }.map_err(|stop| stop.to_string())
+    unsafe { interpreter.run(arguments(&mut mem, len), BUDGET) }.map_err(|stop| stop.to_string())
+}
+
+/// A vector's memory, and how many bytes of it there are. Words, so that it is aligned for the
+/// atomic instructions.
+fn memory(vector: &Vector) -> (Vec<u64>, usize) {
+    let bytes = bytes_of_hex(&vector.mem);
+    (bytes.chunks(8).map(word).collect(), bytes.len())
+}
+
+fn arguments(mem: &mut [u64], len: usize) -> [u64; 5] {
+    match len {
+        0 => [0; 5],
+        _ => {
+            let addr = mem.as_mut_ptr().expose_provenance() as u64;
+            [addr, len as u64, 0, 0, 0]
+        }
+    }
+}
+
+/// As [`run`], compiled. The interpreter has come to the end of it.
+fn run_compiled(rt: &Runtime, vector: &Vector, options: Options) -> Result<u64, String> {
+    let program = Program::from_bytes(&bytes_of_hex(&vector.insns))
+        .map_err(|refusal| kind(&refusal.reason).to_owned())?;
+    let code = rt.load_with(&program, &Env::new(), options);
+    let code = code.map_err(|error| match error {
+        LoadError::Refused(refusal) => kind(&refusal.reason).to_owned(),
+        other => other.to_string(),
+    })?;
+    let (mut mem, len) = memory(vector);
+    // SAFETY: 1. as in `run`.
+    Ok(unsafe { code.run(arguments(&mut mem, len)) })
+}
+
+/// Every vector for the plainest machine and for this one.
+fn check_compiled(harden: fn(&mut Options)) {
+    if !cfg!(target_arch = "riscv64") {
+        return;
+    }
+    let rt = Runtime::new().expect("a runtime");
+    let (mut failed, mut ran) = (Vec::new(), 0);
+    for features in [Features::RV64GC, rvbpf::features()] {
+        let mut options = Options::default();
+        options.features = features;
+        harden(&mut options);
+        for vector in bpf::vectors().iter().filter(|v| v.error.is_empty()) {
+            let got = run_compiled(&rt, vector, options).map(|r0| format!("{r0:#x}"));
+            ran += 1;
+            if got.as_ref() != Ok(&vector.r0) {
+                failed.push(format!("{}: {got:?}, not {}", vector.name, vector.r0));
+            }
+        }
+    }
+    assert!(ran > 0, "there are no vectors");
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
 }
 
 /// Up to eight bytes in the order of this machine's memory.
@@ -131,6 +175,19 @@ fn every_vector_passes_in_the_interpreter() {
     println!("{ran} vectors");
     assert!(ran > 0, "the file is empty");
     assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+#[test]
+fn every_vector_passes_compiled() {
+    check_compiled(|_| {});
+}
+
+#[test]
+fn every_vector_passes_hardened() {
+    check_compiled(|options| {
+        options.constant_blinding = true;
+        options.random_start = true;
+    });
 }
 
 #[test]

@@ -57,7 +57,7 @@ impl Program {
     ) -> Result<Compiled, LoadError> {
         /// The code is not for running.
         static STOPS: AtomicU64 = AtomicU64::new(0);
-        let object = jit::compile(self, env, options.plan(&STOPS))?;
+        let object = jit::compile(self, env, options.plan(self, &STOPS)?)?;
         Ok(Compiled::new(self, base, object.link(base.get())?))
     }
 }

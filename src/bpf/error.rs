@@ -211,6 +211,9 @@ pub enum LoadError {
     /// An array of programs that it uses has others.
     #[error("{0}")]
     ProgArray(#[from] super::array::ProgArrayError),
+    /// The kernel gives no random numbers, which the options ask for.
+    #[error("no random numbers to harden the code with: {0}")]
+    Random(#[source] std::io::Error),
 }
 
 /// Why a program stopped before its end.

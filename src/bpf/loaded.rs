@@ -18,15 +18,19 @@ use super::dump::Compiled;
 use super::env::{Control, Env};
 use super::error::{LoadError, Stop};
 use super::faults::Registered;
-use super::jit::{Budget, Plan};
+use super::jit::{Blind, Budget, Plan};
 use super::program::Program;
-use super::{helpers, jit};
+use super::{entropy, helpers, jit};
 use crate::raw::RawProg;
 use crate::runtime::Runtime;
 use trampoline::{Needs, Owner, Prog, ProgFn, ProgKind, RetFrom};
 
 /// What a call's `auipc` reaches, less its rounding and the size of the code.
 const REACH_BYTES: u64 = (1 << 31) - (64 << 20);
+
+/// What a program that begins at a random place has around it, at least. Kernel:
+/// `bpf_jit_binary_alloc`.
+const SPARE_BYTES: usize = 128;
 
 /// How a program is compiled.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -40,6 +44,13 @@ pub struct Options {
     /// When the host calls a function of the program back, that is a run of its own, with a budget
     /// of its own: if it is used up, the function returns 0.
     pub budget: Option<Budget>,
+    /// No constant that the program's author chose is in the code as it was given: see
+    /// `jit::blind`. Off by default: the code grows by two instructions and more for each.
+    #[doc(alias = "bpf_jit_harden")]
+    pub constant_blinding: bool,
+    /// The program begins at a random place in its chunks, illegal instructions around it. Off by
+    /// default: it takes two chunks more.
+    pub random_start: bool,
 }
 
 impl Default for Options {
@@ -47,19 +58,41 @@ impl Default for Options {
         Self {
             features: crate::hwprobe::features(),
             budget: None,
+            constant_blinding: false,
+            random_start: false,
         }
     }
 }
 
 impl Options {
     /// For the compiler; `stops` counts the runs that the budget ends.
-    pub(crate) fn plan(self, stops: &AtomicU64) -> Plan<'_> {
-        Plan {
+    pub(crate) fn plan<'a>(
+        self,
+        program: &Program,
+        stops: &'a AtomicU64,
+    ) -> Result<Plan<'a>, LoadError> {
+        let keys = || entropy::words(program.ops().len()).map_err(LoadError::Random);
+        Ok(Plan {
             features: self.features,
+            blind: match self.constant_blinding {
+                true => Some(Blind::new(keys()?)),
+                false => None,
+            },
             budget: self.budget,
             stops,
-        }
+        })
     }
+}
+
+/// Where a program begins, so many bytes being left.
+fn random_off(spare_bytes: usize, options: Options) -> Result<usize, LoadError> {
+    if !options.random_start {
+        return Ok(0);
+    }
+    let align = if options.features.c { 2 } else { 4 };
+    let places = spare_bytes / align + 1;
+    let words = entropy::words(1).map_err(LoadError::Random)?;
+    Ok(words[0] as usize % places * align)
 }
 
 /// A compiled program. Clones share the code, which is freed with the last of them, and with the
@@ -113,12 +146,18 @@ impl BpfProg {
             return Err(LoadError::UnsupportedHost);
         }
         let stops = Box::new(AtomicU64::new(0));
-        let object = jit::compile(program, env, options.plan(&stops))?;
+        let object = jit::compile(program, env, options.plan(program, &stops)?)?;
         let kind = options.budget.as_ref().map(std::mem::discriminant);
         let arrays = match env.uses(program, Control::TailCall) {
             true => env.prog_arrays(),
             false => &[],
         };
+        let max_bytes = object.max_bytes();
+        let room_bytes = match options.random_start {
+            true => (max_bytes + SPARE_BYTES).next_multiple_of(pack_alloc::CHUNK_BYTES),
+            false => max_bytes,
+        };
+        let off = random_off(room_bytes - max_bytes, options)?;
         // Near the functions that it is likely to call.
         let near = Near::Within {
             of: RxAddr::new(Self::load as *const () as u64),
@@ -127,16 +166,19 @@ impl BpfProg {
         let packs = runtime.packs();
         let code = Trampolines::exclusively(|| -> Result<Code, LoadError> {
             arrays.iter().try_for_each(|array| array.agree(kind))?;
-            let mut buf = packs.alloc(object.max_bytes(), 64, near)?;
-            let mut linked = object.link(buf.rx().start.get())?;
-            buf.rw()[..linked.bytes.len()].copy_from_slice(&linked.bytes);
+            let mut buf = packs.alloc(room_bytes, 64, near)?;
+            let start = RxAddr::new(buf.rx().start.get() + off as u64);
+            let mut linked = object.link(start.get())?;
+            let len_bytes = linked.bytes.len();
+            buf.rw()[off..off + len_bytes].copy_from_slice(&linked.bytes);
             let pack = packs.finalize(buf)?;
+            let rx = RxRange::new(start, len_bytes);
             let (probes, inner) = (std::mem::take(&mut linked.probes), linked.inner);
-            let known = Registered::new(program.name(), pack.rx(), probes);
+            let known = Registered::new(program.name(), rx, probes);
             arrays.iter().for_each(|array| array.adopt(kind));
             Ok(Code {
-                rx: pack.rx(),
-                compiled: Compiled::new(program, pack.rx().start, linked),
+                rx,
+                compiled: Compiled::new(program, start, linked),
                 parts: Some((known, pack)),
                 inner,
                 budget: options.budget,

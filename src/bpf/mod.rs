@@ -24,6 +24,7 @@
 //! | `interp` | [`Interpreter`]: the reference |
 //! | `jit`, `loaded` | [`BpfProg`]: compiled |
 //! | `dump`, `line` | [`Compiled`]: BPF and RV64 side by side; [`LineInfo`] |
+//! | `entropy` | random numbers, for code that is hardened |
 //! | `faults` | accesses that may fault, and the handler that lets them |
 //!
 //! Source: RFC 9669; kernel `Documentation/bpf/standardization/instruction-set.rst`.
@@ -35,6 +36,7 @@ mod decode;
 mod disasm;
 mod dump;
 mod encode;
+mod entropy;
 mod env;
 mod error;
 mod faults;

@@ -51,9 +51,9 @@ impl Emit<'_> {
         let rd = self.rd(dst);
         match (src, width) {
             (Operand::Imm(imm), Width::W32) if self.is_upper_live(dst) => {
-                self.asm.li(rd, i64::from(imm as u32));
+                self.constant_w(rd, imm);
             }
-            (Operand::Imm(imm), _) => self.asm.li(rd, imm.into()),
+            (Operand::Imm(imm), _) => self.constant(rd, imm.into()),
             (Operand::Reg(BpfReg::R10), _) => {
                 self.rs(BpfReg::R10, rd);
                 self.extend(width, dst, Form::default());
@@ -134,10 +134,10 @@ impl Emit<'_> {
     }
 
     fn alu_imm(&mut self, op: AluOp, width: Width, dst: BpfReg, value: i32) {
-        if self.alu_short(op, width, dst, value) {
+        if !self.hides(op, value) && self.alu_short(op, width, dst, value) {
             return;
         }
-        self.asm.li(TMP, value.into());
+        self.constant(TMP, value.into());
         self.alu_reg(op, width, dst, (TMP, None));
     }
 
@@ -382,6 +382,10 @@ impl Emit<'_> {
         }
         // `compile` has seen that it is there.
         let value = self.env.address(imm).unwrap_or_default();
-        self.asm.li(rd, value as i64);
+        match imm {
+            Imm64::Value(_) => self.constant(rd, value as i64),
+            // Where something is: its author did not choose that.
+            _ => self.asm.li(rd, value as i64),
+        }
     }
 }

@@ -97,7 +97,7 @@ impl Emit<'_> {
 
     fn branch_if_set(&mut self, width: Width, dst: BpfReg, src: Operand, label: rv64::Label) {
         let a = self.rs(dst, TMP);
-        if let Operand::Imm(value) = src {
+        if let (Operand::Imm(value), false) = (src, self.is_blinded()) {
             if let Some(small) = imm12(value.into()) {
                 self.emit(andi(TMP, a, small));
                 return self.branch_if_any(width, (dst, src), label);

@@ -12,11 +12,13 @@
 //! | `mem` | loads, stores, atomics, casts |
 //! | `flow` | branches, calls, exits |
 //! | `record` | what is around a program: tail calls left, exceptions, budgets, callbacks |
+//! | `blind` | constants that are not to be seen |
 //!
 //! Key function: [`compile`]. Neighbours: `verify` has seen that the program is well-formed;
 //! [`rv64`] knows the instructions. Source: kernel `arch/riscv/net/bpf_jit_comp64.c`.
 
 mod alu;
+mod blind;
 mod facts;
 mod flow;
 mod frame;
@@ -31,6 +33,7 @@ use rv64::{
     Asm, AsmError, Features, Insn, Label, Reg, SImm, addi, mv, sext_w, slli, srli, uimm, zext_w,
 };
 
+pub(crate) use self::blind::Blind;
 use self::facts::{Facts, Forms};
 use self::frame::Frame;
 use self::record::{Routines, Uses};
@@ -56,9 +59,11 @@ pub(crate) struct Object {
 }
 
 /// What a program's code depends on beside the program and what is around it.
-#[derive(Copy, Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Plan<'a> {
     pub(crate) features: Features,
+    /// The keys of constants, if those are not to be seen.
+    pub(crate) blind: Option<Blind>,
     pub(crate) budget: Option<Budget>,
     /// Counts the runs that the budget has ended.
     pub(crate) stops: &'a AtomicU64,
@@ -152,6 +157,7 @@ impl Object {
 /// A [`Refusal`] when it refers to something that `env` does not have.
 pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Object, Refusal> {
     check_imports(program, env)?;
+    let mut blind = plan.blind;
     let facts = Facts::new(program, env);
     let spaces = Spaces::new(program);
     let (mut asm, mut probes, mut parts) = (Asm::new(plan.features), Vec::new(), Vec::new());
@@ -188,6 +194,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
             in_arena: 0,
             fault: Fault::Fatal,
             space: Space::Process,
+            blind: blind.as_mut(),
         };
         emit.function(program, &facts, spaces.as_ref(), func);
         if catches {
@@ -272,6 +279,8 @@ struct Emit<'a> {
     fault: Fault,
     /// What their addresses are counted from.
     space: Space,
+    /// The keys of constants, if those are not to be seen.
+    blind: Option<&'a mut Blind>,
 }
 
 impl Emit<'_> {
@@ -458,13 +467,13 @@ impl Emit<'_> {
         self.frame.reg(reg)
     }
 
-    /// A register that holds an operand; constants come into `tmp`.
+    /// A register that holds an operand; constants come into `tmp`, and may take `TMP3`.
     fn operand(&mut self, src: Operand, tmp: Reg) -> Reg {
         match src {
             Operand::Reg(reg) => self.rs(reg, tmp),
             Operand::Imm(0) => Reg::Zero,
             Operand::Imm(imm) => {
-                self.asm.li(tmp, imm.into());
+                self.constant(tmp, imm.into());
                 tmp
             }
         }

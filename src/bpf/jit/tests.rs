@@ -11,6 +11,8 @@ use super::super::op::{
 use super::super::{Arena, Env, Program};
 use super::{Plan, compile};
 
+mod blind;
+
 const BASE: u64 = 0x2000_0000;
 
 fn alu(op: AluOp, width: Width, dst: BpfReg, src: impl Into<Operand>) -> Op {
@@ -58,6 +60,7 @@ fn plan(features: Features) -> Plan<'static> {
     static STOPS: AtomicU64 = AtomicU64::new(0);
     Plan {
         features,
+        blind: None,
         budget: None,
         stops: &STOPS,
     }
@@ -65,7 +68,10 @@ fn plan(features: Features) -> Plan<'static> {
 
 /// The instructions of a program.
 fn listing(features: Features, env: &Env, ops: &[Op]) -> Vec<String> {
-    let code = compile(&program(ops), env, plan(features)).unwrap();
+    listed(compile(&program(ops), env, plan(features)).unwrap())
+}
+
+fn listed(code: super::Object) -> Vec<String> {
     let bytes = code.link(BASE).unwrap().bytes;
     let (mut at, mut lines) = (0, Vec::new());
     while let Ok((insn, len)) = rv64::Insn::decode_at(&bytes[at..]) {
@@ -88,12 +94,16 @@ fn assert_code(features: Features, ops: &[Op], want: &str) {
 }
 
 fn assert_code_in(env: &Env, features: Features, ops: &[Op], want: &str) {
+    assert_lines(&listing(features, env, ops), want);
+}
+
+fn assert_lines(got: &[String], want: &str) {
     let want: Vec<&str> = want
         .lines()
         .map(str::trim)
         .filter(|l| !l.is_empty())
         .collect();
-    assert_eq!(listing(features, env, ops), want);
+    assert_eq!(got, want);
 }
 
 #[test]
