@@ -52,7 +52,7 @@ fn run(prog: &BpfProg) -> u64 {
     let mut word = 0u64;
     let at = (&raw mut word).expose_provenance() as u64;
     // SAFETY: 1. it writes and reads that word.
-    unsafe { prog.run([at, 0, 0, 0, 0]) }
+    unsafe { prog.run([at, 0, 0, 0, 0]) }.unwrap()
 }
 
 /// The constants that sequences of `lui`, `addi` and shifts make, the last of each.

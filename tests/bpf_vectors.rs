@@ -111,7 +111,7 @@ fn run_compiled(rt: &Runtime, vector: &Vector, options: Options) -> Result<u64, 
     })?;
     let (mut mem, len) = memory(vector);
     // SAFETY: 1. as in `run`.
-    Ok(unsafe { code.run(arguments(&mut mem, len)) })
+    unsafe { code.run(arguments(&mut mem, len)) }.map_err(|stop| stop.to_string())
 }
 
 /// Every vector for the plainest machine and for this one.

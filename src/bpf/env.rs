@@ -127,6 +127,25 @@ pub struct Import {
     pub(crate) addr: u64,
     pub(crate) args: [Fill; 5],
     pub(crate) ret: Fill,
+    /// What compiled code does instead of the call.
+    pub(crate) inline: Option<Inline>,
+}
+
+/// What a helper does, where that is a few instructions. The function does the same.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) enum Inline {
+    /// `get_func_ip`
+    FuncIp,
+    /// `get_func_arg_cnt`
+    FuncArgCnt,
+    /// `get_func_arg`
+    FuncArg,
+    /// `get_func_ret`
+    FuncRet,
+    /// `get_attach_cookie`
+    AttachCookie,
+    /// `get_smp_processor_id`: 32 bits at this distance from the thread pointer.
+    ProcessorId { tp_off: i32 },
 }
 
 macro_rules! host_fn {
@@ -140,7 +159,7 @@ macro_rules! host_fn {
                 #[allow(unused_mut, reason = "functions without arguments")]
                 let mut args = [Fill::Whole; 5];
                 $(args[$i] = $arg::FILL.of_arg();)*
-                Import { addr: self as usize as u64, args, ret: Ret::FILL }
+                Import { addr: self as usize as u64, args, ret: Ret::FILL, inline: None }
             }
         }
     };
@@ -198,13 +217,30 @@ impl Env {
         Self::default()
     }
 
-    /// Adds a helper, or replaces it.
+    /// Adds a helper, or replaces it: it is called then, even if compiled code had its
+    /// predecessor inline.
     ///
     /// # Safety
     /// 1. The function may be called with whatever programs of this environment pass it, and
     ///    returns.
     pub unsafe fn helper(mut self, id: i32, func: impl HostFn) -> Self {
         self.helpers.insert(id, func.import());
+        self
+    }
+
+    /// Adds a helper that compiled code need not call.
+    ///
+    /// # Safety
+    /// 1. As [`Env::helper`].
+    /// 2. The function does what `inline` says, if it says something.
+    pub(super) unsafe fn inlined(
+        mut self,
+        id: i32,
+        func: impl HostFn,
+        inline: Option<Inline>,
+    ) -> Self {
+        let import = func.import();
+        self.helpers.insert(id, Import { inline, ..import });
         self
     }
 
@@ -293,6 +329,17 @@ impl Env {
             Callee::Helper(id) => self.helpers.get(&id),
             Callee::Host { id, .. } => self.host.get(&id),
             Callee::Local(_) => None,
+        }
+    }
+
+    /// Whether compiled code calls somebody for a call.
+    pub(crate) fn is_called(&self, callee: Callee) -> bool {
+        match self.control(callee) {
+            Some(Control::TailCall | Control::Throw) => false,
+            Some(Control::Loop) => true,
+            None => self
+                .import(callee)
+                .is_none_or(|import| import.inline.is_none()),
         }
     }
 

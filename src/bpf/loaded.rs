@@ -192,7 +192,7 @@ impl BpfProg {
             code: Arc::new(code),
             needs: match env.uses(program, Control::TailCall) {
                 // Whatever it goes on in finds the context that it was given.
-                true => Needs::IP | Needs::META,
+                true => Needs::META | Needs::IP | Needs::COOKIE | Needs::RET,
                 false => helpers::needs(program),
             },
             runtime: runtime.clone(),

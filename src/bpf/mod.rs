@@ -59,6 +59,7 @@ pub use builder::{Label, ProgramBuilder};
 pub use dump::Compiled;
 pub use env::{Env, Fill, HostArg, HostFn, HostRet};
 pub use error::{ArenaError, LoadError, Reason, Refusal, Stop};
+pub use helpers::{TraceSink, trace_pipe};
 pub use insn::{BpfInsn, BpfReg, INSN_BYTES};
 pub use interp::Interpreter;
 pub use jit::Budget;

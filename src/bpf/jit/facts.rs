@@ -15,7 +15,7 @@
 //! Key types: [`Facts`], [`Form`], [`Forms`]. Neighbour: the rest of `jit` asks. Source: kernel
 //! `kernel/bpf/verifier.c` (`opt_subreg_zext_lo32_rnd_hi32`), which knows the first question.
 
-use super::super::env::{Env, Fill};
+use super::super::env::{Env, Fill, Inline};
 use super::super::insn::BpfReg;
 use super::super::op::{AluOp, AtomicOp, ByteOrder, Extend, Imm64, Op, Operand, Size, Width};
 use super::super::program::{Program, target};
@@ -182,13 +182,14 @@ impl Forms {
                 self.zero &= !ARGS;
                 self.sign &= !ARGS;
                 let import = env.import(callee);
+                let inlined = import.and_then(|import| import.inline.and_then(inline_form));
                 let form = match import.map_or(Fill::Whole, |import| import.ret) {
                     Fill::Whole | Fill::Zeros(Size::Dw) | Fill::Sign(Size::Dw) => Form::ANY,
                     Fill::Zeros(Size::B | Size::H) => Form::BOTH,
                     Fill::Zeros(Size::W) => extended(BpfReg::R0, Form::SIGN),
                     Fill::Sign(_) => Form::SIGN,
                 };
-                self.set(BpfReg::R0, form);
+                self.set(BpfReg::R0, inlined.unwrap_or(form));
             }
             Op::Arena(access) => self.step(access.plain(), upper_live, env),
             Op::Store { .. }
@@ -205,6 +206,16 @@ impl Forms {
             Operand::Reg(reg) => self.of(reg),
             Operand::Imm(imm) => Form::of(imm.into()),
         }
+    }
+}
+
+/// What is known of an inlined helper's result beyond its type.
+fn inline_form(inline: Inline) -> Option<Form> {
+    match inline {
+        Inline::FuncArgCnt => Some(Form::BOTH),
+        // Zero, or a negative number.
+        Inline::FuncArg | Inline::FuncRet => Some(Form::SIGN),
+        Inline::FuncIp | Inline::AttachCookie | Inline::ProcessorId { .. } => None,
     }
 }
 

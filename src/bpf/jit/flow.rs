@@ -145,7 +145,10 @@ impl Emit<'_> {
         }
         // `compile` has seen that it is there.
         if let Some(import) = self.env.import(callee).copied() {
-            self.call_host(&import);
+            match import.inline {
+                Some(inline) => self.inline(inline),
+                None => self.call_host(&import),
+            }
         }
     }
 

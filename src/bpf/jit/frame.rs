@@ -31,7 +31,7 @@
 
 use rv64::{Asm, Label, Reg, SImm, addi, ld, ret, sd};
 
-use super::super::env::{Control, Env};
+use super::super::env::Env;
 use super::super::insn::BpfReg;
 use super::super::op::Op;
 use super::super::program::Func;
@@ -62,7 +62,8 @@ impl Frame {
     /// The frame of a function; exceptions end in it if it `catches`.
     pub(super) fn new(func: &Func, ops: &[Option<Op>], env: &Env, catches: bool) -> Self {
         let body = || ops[func.start..func.end].iter().flatten();
-        let calls = match catches || body().any(|op| is_call(*op, env)) {
+        let is_call = |op: &Op| matches!(op, Op::Call(callee) if env.is_called(*callee));
+        let calls = match catches || body().any(is_call) {
             true => Calls::Yes,
             false => Calls::No,
         };
@@ -169,17 +170,6 @@ impl Frame {
     fn saves(&self) -> impl Iterator<Item = (Reg, i64)> + '_ {
         let place = |(i, reg): (usize, &Reg)| (*reg, self.size_bytes - 8 * (i as i64 + 1));
         self.saved.iter().enumerate().map(place)
-    }
-}
-
-/// Whether an instruction is a call of RV64, too.
-fn is_call(op: Op, env: &Env) -> bool {
-    match op {
-        Op::Call(callee) => match env.control(callee) {
-            Some(Control::TailCall | Control::Throw) => false,
-            Some(Control::Loop) | None => true,
-        },
-        _ => false,
     }
 }
 

@@ -11,6 +11,7 @@
 //! | `alu` | arithmetic |
 //! | `mem` | loads, stores, atomics, casts |
 //! | `flow` | branches, calls, exits |
+//! | `inline` | helpers that are not called |
 //! | `record` | what is around a program: tail calls left, exceptions, budgets, callbacks |
 //! | `blind` | constants that are not to be seen |
 //!
@@ -22,6 +23,7 @@ mod blind;
 mod facts;
 mod flow;
 mod frame;
+mod inline;
 mod mem;
 mod record;
 mod space;
@@ -36,6 +38,7 @@ use rv64::{
 pub(crate) use self::blind::Blind;
 use self::facts::{Facts, Forms};
 use self::frame::Frame;
+use self::inline::Second;
 use self::record::{Routines, Uses};
 use self::space::Spaces;
 use super::env::Env;
@@ -194,6 +197,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
             in_arena: 0,
             fault: Fault::Fatal,
             space: Space::Process,
+            second: Second::default(),
             blind: blind.as_mut(),
         };
         emit.function(program, &facts, spaces.as_ref(), func);
@@ -279,6 +283,8 @@ struct Emit<'a> {
     fault: Fault,
     /// What their addresses are counted from.
     space: Space,
+    /// Before it, too.
+    second: Second,
     /// The keys of constants, if those are not to be seen.
     blind: Option<&'a mut Blind>,
 }
@@ -308,6 +314,7 @@ impl Emit<'_> {
             self.begin(Part::Insn(at as u32));
             if let Some(forms) = facts.forms_at(at) {
                 self.forms = forms;
+                self.second = Second::default();
             }
             if let Some(met) = spaces.and_then(|spaces| spaces.met(at)) {
                 self.in_arena = met;
@@ -325,6 +332,7 @@ impl Emit<'_> {
             if spaces.is_some() {
                 self.in_arena = space::after(self.in_arena, op);
             }
+            self.second.step(op);
         }
     }
 

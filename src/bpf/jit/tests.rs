@@ -12,6 +12,7 @@ use super::super::{Arena, Env, Program};
 use super::{Plan, compile};
 
 mod blind;
+mod inline;
 
 const BASE: u64 = 0x2000_0000;
 
