@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use common::{ADD2, Count, assert_settled, call_back, call_through, hook, serial, sites};
+use rvbpf::bpf::BpfReg::{R0, R1, R2};
+use rvbpf::bpf::{Env, ProgramBuilder, TraceSink, trace_pipe};
 use rvbpf::{Error, Runtime, TrampError};
 use testlib::functions::tl_add2;
 
@@ -219,5 +221,45 @@ fn slow_the_hook_on_allocation_comes_and_goes() {
         }
         stop.store(true, Ordering::Relaxed);
     });
+    assert_settled(&rt);
+}
+
+/// Lines that came whole.
+static LINES: AtomicU64 = AtomicU64::new(0);
+
+fn count(line: &[u8]) {
+    let whole = line.ends_with(b": bpf_trace_printk: one more\n");
+    LINES.fetch_add(whole.into(), Ordering::SeqCst);
+}
+
+/// A line for each allocation, and no allocation for a line: the program never reaches itself.
+#[test]
+fn a_program_prints_from_inside_the_allocator() {
+    let _one = serial();
+    let rt = Runtime::new().unwrap();
+    static FORMAT: &[u8] = b"one more\0";
+    let mut b = ProgramBuilder::new();
+    b.ld_imm64(R1, FORMAT.as_ptr().expose_provenance() as u64);
+    b.mov(R2, FORMAT.len() as i32)
+        .call_helper(6)
+        .mov(R0, 0)
+        .exit();
+    let prog = rt.load(&b.finish().unwrap(), &Env::tracing()).unwrap();
+    trace_pipe(TraceSink::Call(count));
+    // SAFETY: 1. the program ends, and does not allocate. 2. It prints a format that stays.
+    let hooked = unsafe { hook(&rt, call_back()).raw(prog.fentry()) }
+        .attach()
+        .unwrap();
+    let before = (allocations(), LINES.load(Ordering::SeqCst));
+    let there = thread::spawn(work);
+    assert_eq!((there.join().unwrap(), work()), (90, 90));
+    let after = (allocations(), LINES.load(Ordering::SeqCst));
+    hooked.detach().unwrap();
+    trace_pipe(TraceSink::Fd(libc::STDERR_FILENO));
+    let made = after.0 - before.0;
+    assert!(made > 100, "{made}");
+    assert_eq!(after.1 - before.1, made);
+    assert_eq!(hooked.stats().missed, 0);
+    drop((hooked, prog));
     assert_settled(&rt);
 }
