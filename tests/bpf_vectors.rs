@@ -60,6 +60,9 @@ fn kind(reason: &Reason) -> &'static str {
         Reason::NoObject { .. } => "no object",
         Reason::ValueBounds { .. } => "value bounds",
         Reason::NoArena => "no arena",
+        Reason::NoTable => "no table",
+        Reason::TableTarget { .. } => "table target",
+        Reason::TableTwice { .. } => "table twice",
         Reason::Unsupported { .. } => "unsupported",
         _ => "something else",
     }

@@ -7,6 +7,7 @@ use super::error::{Reason, Refusal};
 use super::insn::{BpfInsn, BpfReg};
 use super::op::{AluOp, Callee, Cond, Extend, Fault, Imm64, Op, Operand, Size, Width};
 use super::program::{Extra, Program};
+use super::tables::JumpTable;
 
 /// A place in a program: made by [`ProgramBuilder::label`], put by [`ProgramBuilder::bind`].
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -40,6 +41,8 @@ pub struct ProgramBuilder {
     /// The instruction that each label stands before.
     labels: Vec<Option<usize>>,
     exception_callback: Option<Label>,
+    /// The map and the elements of each jump table.
+    tables: Vec<(i32, Vec<Label>)>,
 }
 
 impl ProgramBuilder {
@@ -158,6 +161,18 @@ impl ProgramBuilder {
         self.branch_of(Width::W32, cond, (dst, src.into()), label)
     }
 
+    /// A jump table of these places, as the value of this map of the program's list.
+    pub fn jump_table(&mut self, map: i32, targets: &[Label]) -> &mut Self {
+        self.tables.push((map, targets.into()));
+        self
+    }
+
+    /// Goes on where `dst` says, which has been loaded from a jump table.
+    #[doc(alias = "gotox")]
+    pub fn jump_reg(&mut self, dst: BpfReg) -> &mut Self {
+        self.op(Op::JumpReg { dst })
+    }
+
     /// Calls a helper.
     pub fn call_helper(&mut self, id: i32) -> &mut Self {
         self.op(Op::Call(Callee::Helper(id)))
@@ -199,7 +214,7 @@ impl ProgramBuilder {
     /// The program, checked.
     ///
     /// # Errors
-    /// [`Reason::Unbound`], [`Reason::TooFar`], and as [`Program::new`].
+    /// [`Reason::Unbound`], [`Reason::TooFar`], and as [`Program::with_extra`].
     pub fn finish(&self) -> Result<Program, Refusal> {
         let mut insns: Vec<BpfInsn> = Vec::with_capacity(self.len);
         for (op, label) in &self.ops {
@@ -214,16 +229,20 @@ impl ProgramBuilder {
             insns.push(first);
             insns.extend(second);
         }
-        let callback = self.exception_callback.map(|label| {
-            let reason = Reason::Unbound;
-            self.place(label).ok_or(Refusal { insn: 0, reason })
-        });
-        let exception_callback = callback.transpose()?;
-        Program::with_extra(insns, Extra { exception_callback })
-    }
-
-    fn place(&self, label: Label) -> Option<usize> {
-        self.labels.get(label.0).copied().flatten()
+        let at_end = |reason| Refusal {
+            insn: insns.len(),
+            reason,
+        };
+        let mut extra = Extra::default();
+        if let Some(label) = self.exception_callback {
+            extra.exception_callback = Some(self.place(label).map_err(at_end)?);
+        }
+        for (map, labels) in &self.tables {
+            let targets = labels.iter().map(|label| self.place(*label));
+            let targets = targets.collect::<Result<_, _>>().map_err(at_end)?;
+            extra.jump_tables.push(JumpTable::new(*map, targets));
+        }
+        Program::with_extra(insns, extra)
     }
 
     fn push(&mut self, op: Op, label: Option<Label>) -> &mut Self {
@@ -249,10 +268,15 @@ impl ProgramBuilder {
         self.push(op, Some(label))
     }
 
+    /// The instruction that a label stands before.
+    fn place(&self, label: Label) -> Result<usize, Reason> {
+        let place = self.labels.get(label.0).copied().flatten();
+        place.ok_or(Reason::Unbound)
+    }
+
     /// Instruction `at`, with the distance to its label.
     fn aimed(&self, at: usize, op: Op, label: Label) -> Result<Op, Reason> {
-        let to = self.place(label).ok_or(Reason::Unbound)?;
-        let by = to as i64 - (at as i64 + 1);
+        let by = self.place(label)? as i64 - (at as i64 + 1);
         let far = i32::try_from(by).map_err(|_| Reason::TooFar { by });
         let near = i16::try_from(by).map_err(|_| Reason::TooFar { by });
         Ok(match op {

@@ -202,6 +202,12 @@ fn jump(insn: BpfInsn, width: Width) -> Result<Op, Reason> {
                 off: insn.off.into(),
             });
         }
+        (code::JA, Width::W64) => {
+            no_src(insn)?;
+            no_off(insn)?;
+            no_imm(insn)?;
+            return Ok(Op::JumpReg { dst: dst(insn)? });
+        }
         (code::JA, Width::W32) if is_imm => {
             no_dst(insn)?;
             no_src(insn)?;

@@ -179,6 +179,7 @@ impl fmt::Display for Op {
             Self::Arena(access) => write!(f, "{}", access.plain()),
             Self::Jump { off } if i16::try_from(off).is_ok() => write!(f, "goto pc{off:+}"),
             Self::Jump { off } => write!(f, "gotol pc{off:+}"),
+            Self::JumpReg { dst } => write!(f, "gotox {dst}"),
             Self::MayGoto { off } => write!(f, "may_goto pc{off:+}"),
             Self::Branch {
                 cond,

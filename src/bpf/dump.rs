@@ -21,7 +21,7 @@ use text::RxAddr;
 
 use super::env::Env;
 use super::error::LoadError;
-use super::jit::{self, Linked, Part, Place};
+use super::jit::{self, Part, Place};
 use super::line::LineInfo;
 use super::loaded::Options;
 use super::program::Program;
@@ -58,17 +58,18 @@ impl Program {
         /// The code is not for running.
         static STOPS: AtomicU64 = AtomicU64::new(0);
         let object = jit::compile(self, env, options.plan(self, &STOPS)?)?;
-        Ok(Compiled::new(self, base, object.link(base.get())?))
+        let linked = object.link(base.get())?;
+        Ok(Compiled::new(self, base, linked.bytes, linked.places))
     }
 }
 
 impl Compiled {
-    pub(crate) fn new(program: &Program, base: RxAddr, linked: Linked) -> Self {
+    pub(crate) fn new(program: &Program, base: RxAddr, bytes: Vec<u8>, places: Vec<Place>) -> Self {
         Self {
             program: program.clone(),
             base,
-            bytes: linked.bytes.into(),
-            places: linked.places.into(),
+            bytes: bytes.into(),
+            places: places.into(),
         }
     }
 

@@ -147,6 +147,11 @@ impl Op {
                     ..insn
                 },
             },
+            Self::JumpReg { dst } => BpfInsn {
+                code: code::JMP | code::JA | code::X,
+                dst: dst.num(),
+                ..insn
+            },
             Self::MayGoto { off } => BpfInsn {
                 code: code::JMP | code::JCOND,
                 off,

@@ -170,6 +170,26 @@ pub enum Reason {
         /// What is wrong with it.
         what: &'static str,
     },
+    /// A jump through a register, and no table that leads into its function. Kernel: `-EINVAL`.
+    #[error(
+        "jumps through a register, but no jump table leads into its function: give the program \
+         one (Extra::jump_tables)"
+    )]
+    NoTable,
+    /// A jump table that leads to where no instruction begins, or into two functions.
+    #[error("the jump table at map {map} leads to {target}, where nothing of one function begins")]
+    TableTarget {
+        /// The table's map.
+        map: i32,
+        /// The element.
+        target: usize,
+    },
+    /// Two jump tables that are the value of one map.
+    #[error("there are two jump tables at map {map}")]
+    TableTwice {
+        /// The map.
+        map: i32,
+    },
     /// An instruction that is known but cannot be run.
     #[error("{what} is not supported")]
     Unsupported {
@@ -239,6 +259,14 @@ pub enum Stop {
     /// A tail call of an interpreted program led to one that cannot be run.
     #[error("a tail call leads to a program that is refused: {0}")]
     Refused(#[from] Refusal),
+    /// A jump through a register that no jump table of the function has given it.
+    #[error("instruction {insn}: jumps to {value:#x}, which is in no jump table of its function")]
+    BadJump {
+        /// The jump.
+        insn: usize,
+        /// What is in the register.
+        value: u64,
+    },
 }
 
 /// What an arena cannot do. After each of them it is as it was before.

@@ -120,6 +120,16 @@ impl<'a> Frame<'a> {
         frame
     }
 
+    /// Where a jump through a register leads.
+    fn table_target(&self, at: usize, value: u64) -> Result<usize, Stop> {
+        let funcs = self.program.funcs();
+        let func = funcs.partition_point(|func| func.start <= at) - 1;
+        let targets = &funcs[func].table_targets;
+        let known = |to: &usize| targets.binary_search(to).is_ok();
+        let to = usize::try_from(value).ok().filter(known);
+        to.ok_or(Stop::BadJump { insn: at, value })
+    }
+
     fn get(&self, operand: Operand) -> u64 {
         match operand {
             Operand::Reg(reg) => self.regs[reg.index()],
@@ -146,7 +156,7 @@ impl<'a> Interpreter<'a> {
     /// Runs it with `r1` to `r5`, at most `budget` instructions; gives `r0`.
     ///
     /// # Errors
-    /// [`Stop::Budget`]; [`Stop::Refused`].
+    /// [`Stop::Budget`], [`Stop::BadJump`], [`Stop::Refused`].
     ///
     /// # Safety
     /// 1. The program's loads, stores and calls, with these arguments, are sound, and those of the
@@ -189,6 +199,10 @@ impl<'a> Interpreter<'a> {
                         None
                     }
                 },
+                Op::JumpReg { dst } => {
+                    frame.at = frame.table_target(at, frame.regs[dst.index()])?;
+                    None
+                }
                 _ => {
                     // SAFETY: 1. caller's contract.
                     unsafe { self.step(frame, at, op) };
@@ -295,7 +309,9 @@ impl<'a> Interpreter<'a> {
             }
             Op::LdImm64 { dst, imm } => {
                 // `new` has seen that it is there.
-                frame.regs[dst.index()] = self.env.address(imm).unwrap_or_default();
+                let outside = || self.env.address(imm).unwrap_or_default();
+                frame.regs[dst.index()] =
+                    frame.program.tables().address(imm).unwrap_or_else(outside);
             }
             Op::Load { .. }
             | Op::Store { .. }
@@ -331,7 +347,9 @@ impl<'a> Interpreter<'a> {
                     frame.at = target(at, off.into()) as usize;
                 }
             }
-            Op::Call(_) | Op::Exit => unreachable!("`run` has dealt with it"),
+            Op::Call(_) | Op::JumpReg { .. } | Op::Exit => {
+                unreachable!("`run` has dealt with it")
+            }
         }
     }
 
@@ -450,8 +468,10 @@ fn func_at(program: &Program, addr: u64) -> Option<usize> {
 /// Whether `env` has what a program refers to.
 pub(crate) fn check_imports(program: &Program, env: &Env) -> Result<(), Refusal> {
     for (insn, op) in program.ops().iter().enumerate() {
-        let Some(op) = op else { continue };
-        check_import(*op, env).map_err(|reason| Refusal { insn, reason })?;
+        let Some(op) = op.filter(|op| !program.tables().has(*op)) else {
+            continue;
+        };
+        check_import(op, env).map_err(|reason| Refusal { insn, reason })?;
     }
     Ok(())
 }

@@ -18,8 +18,9 @@ use super::dump::Compiled;
 use super::env::{Control, Env};
 use super::error::{LoadError, Stop};
 use super::faults::Registered;
-use super::jit::{Blind, Budget, Plan};
+use super::jit::{Blind, Budget, Linked, Plan};
 use super::program::Program;
+use super::tables::Tables;
 use super::{entropy, helpers, jit};
 use crate::raw::RawProg;
 use crate::runtime::Runtime;
@@ -123,6 +124,7 @@ struct Code {
     _arrays: Vec<Arc<Slots>>,
     /// What the program may reach for.
     _arena: Option<Arena>,
+    _tables: Tables,
 }
 
 impl Drop for Code {
@@ -168,23 +170,29 @@ impl BpfProg {
             arrays.iter().try_for_each(|array| array.agree(kind))?;
             let mut buf = packs.alloc(room_bytes, 64, near)?;
             let start = RxAddr::new(buf.rx().start.get() + off as u64);
-            let mut linked = object.link(start.get())?;
-            let len_bytes = linked.bytes.len();
-            buf.rw()[off..off + len_bytes].copy_from_slice(&linked.bytes);
+            let Linked {
+                bytes,
+                probes,
+                inner,
+                places,
+                tables,
+            } = object.link(start.get())?;
+            let len_bytes = bytes.len();
+            buf.rw()[off..off + len_bytes].copy_from_slice(&bytes);
             let pack = packs.finalize(buf)?;
             let rx = RxRange::new(start, len_bytes);
-            let (probes, inner) = (std::mem::take(&mut linked.probes), linked.inner);
             let known = Registered::new(program.name(), rx, probes);
             arrays.iter().for_each(|array| array.adopt(kind));
             Ok(Code {
                 rx,
-                compiled: Compiled::new(program, start, linked),
+                compiled: Compiled::new(program, start, bytes, places),
                 parts: Some((known, pack)),
                 inner,
                 budget: options.budget,
                 stops,
                 _arrays: arrays.iter().map(|a| a.slots().clone()).collect(),
                 _arena: env.arena_of_programs().cloned(),
+                _tables: tables,
             })
         })??;
         array::settle();

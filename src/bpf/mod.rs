@@ -18,6 +18,7 @@
 //! | `builder` | [`ProgramBuilder`]: programs written in Rust |
 //! | `verify`, `program` | [`Program`]: well-formed, in functions |
 //! | `array` | [`ProgArray`]: where tail calls go |
+//! | `tables` | [`JumpTable`]: where jumps through registers lead |
 //! | `env`, `helpers` | [`Env`]: helpers, host functions, maps; [`Env::tracing`] |
 //! | `objects` | [`MapObject`]: what constants of 64 bits refer to |
 //! | `arena` | [`Arena`]: memory that programs and host share |
@@ -50,6 +51,7 @@ mod objects;
 mod op;
 mod program;
 mod regs;
+mod tables;
 mod verify;
 
 pub use arena::{Arena, arena_alloc_pages, arena_free_pages};
@@ -73,3 +75,4 @@ pub use op::{
 pub use program::{
     Extra, Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, MAX_TAIL_CALLS, Program,
 };
+pub use tables::JumpTable;

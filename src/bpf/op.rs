@@ -648,6 +648,9 @@ pub enum Op {
     Arena(ArenaOp),
     /// Goes on `off` instructions further.
     Jump { off: i32 },
+    /// Goes on where `dst` says, which has been loaded from a jump table.
+    #[doc(alias = "gotox")]
+    JumpReg { dst: BpfReg },
     /// Goes on `off` instructions further when it has been here too often.
     MayGoto { off: i16 },
     /// Goes on `off` instructions further if the condition holds.

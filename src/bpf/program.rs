@@ -8,6 +8,7 @@ use super::error::{Reason, Refusal};
 use super::insn::{BpfInsn, INSN_BYTES};
 use super::line::LineInfo;
 use super::op::Op;
+use super::tables::{JumpTable, Tables};
 use super::verify;
 
 /// The most instructions of a program. Kernel: `BPF_COMPLEXITY_LIMIT_INSNS`.
@@ -33,6 +34,8 @@ pub struct Program {
     ops: Arc<[Option<Op>]>,
     funcs: Arc<[Func]>,
     lines: Arc<[LineInfo]>,
+    /// Of indices of instructions.
+    tables: Arc<Tables>,
     extra: Extra,
 }
 
@@ -44,6 +47,9 @@ pub struct Extra {
     /// the program's result; without one, the cookie is the result.
     #[doc(alias = "__exception_cb")]
     pub exception_callback: Option<usize>,
+    /// Where jumps through registers lead.
+    #[doc(alias = "gotox")]
+    pub jump_tables: Vec<JumpTable>,
 }
 
 /// A function of a program.
@@ -61,6 +67,8 @@ pub struct Func {
     pub(crate) zeroed: u16,
     /// The functions that it calls or refers to, by their index.
     pub callees: Vec<usize>,
+    /// Where its jumps through registers may lead, in order; nowhere if it has none.
+    pub table_targets: Vec<usize>,
 }
 
 impl Program {
@@ -76,7 +84,8 @@ impl Program {
     /// The same for instructions that something belongs to.
     ///
     /// # Errors
-    /// As [`Program::new`].
+    /// As [`Program::new`]; [`Reason::NoTable`], [`Reason::TableTarget`], [`Reason::TableTwice`],
+    /// [`Reason::ValueBounds`].
     pub fn with_extra(insns: Vec<BpfInsn>, extra: Extra) -> Result<Self, Refusal> {
         let (ops, funcs) = verify::verify(&insns, &extra)?;
         Ok(Self {
@@ -85,6 +94,7 @@ impl Program {
             ops: ops.into(),
             funcs: funcs.into(),
             lines: Arc::default(),
+            tables: Arc::new(Tables::new(&extra.jump_tables)),
             extra,
         })
     }
@@ -149,6 +159,11 @@ impl Program {
     #[must_use]
     pub fn extra(&self) -> &Extra {
         &self.extra
+    }
+
+    /// The tables that its jumps through registers go by, with indices of instructions.
+    pub(crate) fn tables(&self) -> &Tables {
+        &self.tables
     }
 
     /// Whether it has casts of address spaces or accesses by offset.

@@ -38,7 +38,7 @@ impl Op {
             Self::Alu { dst, src, .. }
             | Self::Branch { dst, src, .. }
             | Self::Store { dst, src, .. } => bit(dst) | operand_bit(src),
-            Self::Neg { dst, .. } | Self::End { dst, .. } => bit(dst),
+            Self::Neg { dst, .. } | Self::End { dst, .. } | Self::JumpReg { dst } => bit(dst),
             Self::Movsx { src, .. }
             | Self::AddrSpaceCast { src, .. }
             | Self::Load { src, .. }
@@ -86,6 +86,7 @@ impl Op {
             Self::Store { .. }
             | Self::StoreRelease { .. }
             | Self::Jump { .. }
+            | Self::JumpReg { .. }
             | Self::MayGoto { .. }
             | Self::Branch { .. }
             | Self::Exit => 0,

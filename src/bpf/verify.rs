@@ -13,11 +13,14 @@
 //! Key function: [`verify`]. Neighbours: `op` decodes, `program` keeps the result. Source: kernel
 //! `kernel/bpf/verifier.c` (`check_subprogs`, `check_cfg`, `check_max_stack_depth`).
 
+use std::collections::BTreeMap;
+
 use super::error::{Reason, Refusal};
 use super::insn::{BpfInsn, BpfReg};
 use super::op::{AluOp, Callee, Imm64, Op, Operand, Width};
 use super::program::{Extra, Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, target};
 use super::regs::{ARGS, RegSet, bit};
+use super::tables::JumpTable;
 
 type Ops = Vec<Option<Op>>;
 
@@ -25,6 +28,7 @@ type Ops = Vec<Option<Op>>;
 pub(crate) fn verify(insns: &[BpfInsn], extra: &Extra) -> Result<(Ops, Vec<Func>), Refusal> {
     let ops = decode(insns)?;
     let mut funcs = functions(&ops, extra)?;
+    lead_tables(&ops, &mut funcs, &extra.jump_tables)?;
     let mut stacks = Vec::with_capacity(funcs.len());
     let mut kinds = vec![Kind::Sub; ops.len()];
     let passed: Vec<usize> = pointed_to(&ops).map(|(_, to)| to as usize).collect();
@@ -140,6 +144,7 @@ fn functions(ops: &Ops, extra: &Extra) -> Result<Vec<Func>, Refusal> {
             stack_bytes: 0,
             zeroed: 0,
             callees: Vec::new(),
+            table_targets: Vec::new(),
         })
         .collect();
     for (at, to) in refs() {
@@ -154,7 +159,69 @@ fn functions(ops: &Ops, extra: &Extra) -> Result<Vec<Func>, Refusal> {
     Ok(funcs)
 }
 
-/// Where an instruction goes besides the next one.
+/// Finds where functions go by tables.
+fn lead_tables(ops: &Ops, funcs: &mut [Func], tables: &[JumpTable]) -> Result<(), Refusal> {
+    let mut places = BTreeMap::new();
+    for table in tables {
+        if places.insert(table.map, table).is_some() {
+            return refuse(0, Reason::TableTwice { map: table.map });
+        }
+    }
+    let mut referred = BTreeMap::new();
+    for (at, op) in ops.iter().enumerate() {
+        let Some(Op::LdImm64 {
+            imm: Imm64::MapIdxValue { idx: id, off },
+            ..
+        }) = *op
+        else {
+            continue;
+        };
+        let Some(table) = places.get(&id) else {
+            continue;
+        };
+        referred.entry(id).or_insert(at);
+        let len_bytes = table.len_bytes();
+        if u64::from(off) >= len_bytes {
+            let what = "the jump table at map";
+            return refuse(
+                at,
+                Reason::ValueBounds {
+                    what,
+                    id,
+                    off,
+                    len_bytes,
+                },
+            );
+        }
+    }
+    for table in tables {
+        let of = |insn: usize| funcs.partition_point(|func| func.start <= insn) - 1;
+        let Some(func) = table.targets.first().map(|to| of(*to)) else {
+            continue;
+        };
+        let begins = |to: usize| ops.get(to).is_some_and(Option::is_some) && of(to) == func;
+        if let Some(&target) = table.targets.iter().find(|to| !begins(**to)) {
+            let map = table.map;
+            let at = referred.get(&map).copied().unwrap_or(0);
+            return refuse(at, Reason::TableTarget { map, target });
+        }
+        funcs[func].table_targets.extend(&table.targets);
+    }
+    for func in funcs {
+        let is_jump = |at: &usize| matches!(ops[*at], Some(Op::JumpReg { .. }));
+        match (func.start..func.end).find(is_jump) {
+            None => func.table_targets.clear(),
+            Some(at) if func.table_targets.is_empty() => return refuse(at, Reason::NoTable),
+            Some(_) => {}
+        }
+        func.table_targets.sort_unstable();
+        func.table_targets.dedup();
+    }
+    Ok(())
+}
+
+/// Where an instruction goes besides the next one, if it says so itself; of [`Op::JumpReg`] see
+/// [`Func::table_targets`].
 pub(crate) fn jump_of(op: Op) -> Option<i32> {
     match op {
         Op::Jump { off } => Some(off),
@@ -165,7 +232,7 @@ pub(crate) fn jump_of(op: Op) -> Option<i32> {
 
 /// Whether an instruction goes on to the next one.
 pub(crate) fn goes_on(op: Op) -> bool {
-    !matches!(op, Op::Jump { .. } | Op::Exit)
+    !matches!(op, Op::Jump { .. } | Op::JumpReg { .. } | Op::Exit)
 }
 
 fn check_jumps(ops: &Ops, func: &Func) -> Result<(), Refusal> {
@@ -308,6 +375,8 @@ struct Paths<'a> {
     places: Vec<Option<u32>>,
     /// What is known before such an instruction; nothing before anybody has come there.
     known: Vec<Option<Known>>,
+    /// What is known at jumps through registers, all together.
+    at_tables: Option<Known>,
     todo: Vec<usize>,
     stack: Stack,
     /// Registers that are read where a path comes by that has not set them.
@@ -320,14 +389,13 @@ impl<'a> Paths<'a> {
         // The function's entry is one of them.
         let mut known = vec![None];
         places[0] = Some(0);
-        for at in func.start..func.end {
-            if let Some(off) = ops[at].and_then(jump_of) {
-                let place = &mut places[target(at, off) as usize - func.start];
-                place.get_or_insert_with(|| {
-                    known.push(None);
-                    known.len() as u32 - 1
-                });
-            }
+        let jump = |at: usize| Some(target(at, jump_of(ops[at]?)?) as usize);
+        let jumps = (func.start..func.end).filter_map(jump);
+        for to in jumps.chain(func.table_targets.iter().copied()) {
+            places[to - func.start].get_or_insert_with(|| {
+                known.push(None);
+                known.len() as u32 - 1
+            });
         }
         let mut ptrs = [Ptr::Other; 11];
         ptrs[BpfReg::R10.index()] = Ptr::Stack(0);
@@ -348,6 +416,7 @@ impl<'a> Paths<'a> {
             calls_back,
             places,
             known,
+            at_tables: None,
             todo: vec![func.start],
             stack: Stack::default(),
             zeroed: 0,
@@ -367,6 +436,9 @@ impl<'a> Paths<'a> {
                 self.step(at, op, &mut known)?;
                 if let Some(off) = jump_of(op) {
                     self.meet(target(at, off) as usize, &known);
+                }
+                if let Op::JumpReg { .. } = op {
+                    self.meet_at_tables(&known);
                 }
                 if !goes_on(op) {
                     break;
@@ -402,6 +474,21 @@ impl<'a> Paths<'a> {
         if *place != Some(joined) {
             *place = Some(joined);
             self.todo.push(at);
+        }
+    }
+
+    /// A path comes to a jump through a register, and goes on wherever one may lead.
+    fn meet_at_tables(&mut self, known: &Known) {
+        let joined = match &self.at_tables {
+            Some(before) => before.join(known),
+            None => *known,
+        };
+        if self.at_tables != Some(joined) {
+            self.at_tables = Some(joined);
+            let func = self.func;
+            func.table_targets
+                .iter()
+                .for_each(|to| self.meet(*to, &joined));
         }
     }
 

@@ -212,6 +212,14 @@ fn missing(t: &mut Table) {
         ..ld_imm64(R0, 9)
     };
     t.refuses("code_address_is_not_there", &[insn, exit()], "jump out");
+    let (code, dst) = (0x0d, 1);
+    let insn = Insn {
+        code,
+        dst,
+        ..Insn::default()
+    };
+    let program = [mov(R0, 0), insn, exit()];
+    t.refuses("jump_by_register_without_table", &program, "no table");
     // Loads with zeros and with their sign, stores, atomics, by offset in the arena.
     for (code, src) in [(0xa1, 1), (0xc1, 1), (0xa2, 0), (0xa3, 1), (0xe3, 1)] {
         let dst = 1;

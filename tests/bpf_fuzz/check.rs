@@ -160,6 +160,7 @@ fn step(op: Op, regs: &mut Regs) -> Result<(), String> {
         Op::Exit => value(BpfReg::R0)?,
         Op::Jump { .. } | Op::MayGoto { .. } => {}
         Op::AddrSpaceCast { .. } | Op::Arena(_) => return Err("there is no arena".into()),
+        Op::JumpReg { .. } => return Err("there is no table".into()),
     }
     if let Some((reg, what)) = set {
         regs[reg.index()] = what;

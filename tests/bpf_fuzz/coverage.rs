@@ -60,6 +60,7 @@ fn kind(op: Op) -> String {
         Op::End { order, size, .. } => format!("End {order:?} {size:?}"),
         Op::AddrSpaceCast { .. } => "AddrSpaceCast".into(),
         Op::Arena(_) => "Arena".into(),
+        Op::JumpReg { .. } => "JumpReg".into(),
         Op::LdImm64 { .. } => "LdImm64".into(),
         Op::Load {
             size,
@@ -83,7 +84,7 @@ fn kind(op: Op) -> String {
     }
 }
 
-/// All kinds but those that want an arena.
+/// All kinds but those that want an arena or a table.
 fn all() -> Vec<String> {
     let fixed = ["LdImm64", "Jump", "MayGoto", "Call local", "Exit"];
     let mut all: Vec<String> = fixed.map(String::from).into();

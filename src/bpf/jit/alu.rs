@@ -381,7 +381,8 @@ impl Emit<'_> {
             return;
         }
         // `compile` has seen that it is there.
-        let value = self.env.address(imm).unwrap_or_default();
+        let outside = || self.env.address(imm).unwrap_or_default();
+        let value = self.tables.address(imm).unwrap_or_else(outside);
         match imm {
             Imm64::Value(_) => self.constant(rd, value as i64),
             // Where something is: its author did not choose that.

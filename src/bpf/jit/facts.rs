@@ -18,7 +18,7 @@
 use super::super::env::{Env, Fill, Inline};
 use super::super::insn::BpfReg;
 use super::super::op::{AluOp, AtomicOp, ByteOrder, Extend, Imm64, Op, Operand, Size, Width};
-use super::super::program::{Program, target};
+use super::super::program::{Func, Program, target};
 use super::super::regs::{ARGS, RegSet, bit};
 use super::super::verify::{goes_on, jump_of};
 
@@ -195,6 +195,7 @@ impl Forms {
             Op::Store { .. }
             | Op::StoreRelease { .. }
             | Op::Jump { .. }
+            | Op::JumpReg { .. }
             | Op::MayGoto { .. }
             | Op::Branch { .. }
             | Op::Exit => {}
@@ -287,16 +288,19 @@ impl Facts {
                 facts.forms[target(at, off) as usize] = Some(Forms::ALL);
             }
         }
+        for to in program.funcs().iter().flat_map(|func| &func.table_targets) {
+            facts.forms[*to] = Some(Forms::ALL);
+        }
         for func in program.funcs() {
             let range = func.start..func.end;
-            let settled = (0..MAX_ROUNDS).any(|_| !facts.walk_back(program, env, range.clone()));
+            let settled = (0..MAX_ROUNDS).any(|_| !facts.walk_back(program, env, func));
             if !settled {
                 facts.upper_live[range.clone()].fill(RegSet::MAX);
             }
         }
         for func in program.funcs() {
             let range = func.start..func.end;
-            let settled = (0..MAX_ROUNDS).any(|_| !facts.walk_on(program, env, range.clone()));
+            let settled = (0..MAX_ROUNDS).any(|_| !facts.walk_on(program, env, func));
             if !settled {
                 let known = facts.forms[range].iter_mut().flatten();
                 known.for_each(|forms| *forms = Forms::default());
@@ -321,7 +325,7 @@ impl Facts {
     }
 
     /// Once from the end of a function to its beginning; whether anything was learnt.
-    fn walk_back(&mut self, program: &Program, env: &Env, range: std::ops::Range<usize>) -> bool {
+    fn walk_back(&mut self, program: &Program, env: &Env, func: &Func) -> bool {
         let ops = program.ops();
         let live_in = |facts: &Self, at: usize| match ops[at] {
             Some(op) => upper_live_in(op, facts.upper_live[at], env),
@@ -329,7 +333,10 @@ impl Facts {
         };
         let mut learnt = false;
         let mut next = 0;
-        for at in range.rev() {
+        // As it is now: what is learnt in this walk counts in the next one.
+        let targets = func.table_targets.iter();
+        let at_targets = targets.fold(0, |live, to| live | live_in(self, *to));
+        for at in (func.start..func.end).rev() {
             let Some(op) = ops[at] else { continue };
             let mut live = match goes_on(op) {
                 true => next,
@@ -337,6 +344,9 @@ impl Facts {
             };
             if let Some(off) = jump_of(op) {
                 live |= live_in(self, target(at, off) as usize);
+            }
+            if let Op::JumpReg { .. } = op {
+                live |= at_targets;
             }
             learnt |= self.upper_live[at] != live;
             self.upper_live[at] = live;
@@ -346,12 +356,13 @@ impl Facts {
     }
 
     /// Once from the beginning of a function to its end; whether anything was unlearnt.
-    fn walk_on(&mut self, program: &Program, env: &Env, range: std::ops::Range<usize>) -> bool {
+    fn walk_on(&mut self, program: &Program, env: &Env, func: &Func) -> bool {
         let ops = program.ops();
         let mut unlearnt = false;
         let mut forms = Forms::default();
         let mut comes_on = true;
-        for at in range.clone() {
+        let mut at_jumps = Forms::ALL;
+        for at in func.start..func.end {
             let Some(op) = ops[at] else { continue };
             if let Some(known) = &mut self.forms[at] {
                 // The first instruction is come to from outside, too.
@@ -371,7 +382,17 @@ impl Facts {
                     *known = met;
                 }
             }
+            if let Op::JumpReg { .. } = op {
+                at_jumps = at_jumps.meet(forms);
+            }
             comes_on = goes_on(op);
+        }
+        for to in &func.table_targets {
+            if let Some(known) = &mut self.forms[*to] {
+                let met = known.meet(at_jumps);
+                unlearnt |= met != *known;
+                *known = met;
+            }
         }
         unlearnt
     }
@@ -456,6 +477,7 @@ fn upper_live_in(op: Op, live_out: RegSet, env: &Env) -> RegSet {
         Op::Neg { dst, .. } if live(dst) => bit(dst),
         Op::Neg { .. } => 0,
         Op::Branch { dst, src, .. } => bit(dst) | operand(src),
+        Op::JumpReg { dst } => bit(dst),
         Op::Movsx { .. } | Op::LdImm64 { .. } | Op::Jump { .. } | Op::MayGoto { .. } => 0,
         Op::End { order, size, dst } => match (order, size) {
             (ByteOrder::Le, Size::Dw) if !live(dst) => 0,

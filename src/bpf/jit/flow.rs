@@ -13,7 +13,7 @@ use super::super::op::{Callee, Cond, Operand, Size, Width};
 use super::super::program::target;
 use super::facts::Form;
 use super::frame::small;
-use super::{Emit, TMP, TMP2, imm12, record};
+use super::{Emit, TMP, TMP2, TMP3, imm12, record};
 
 impl Emit<'_> {
     /// The label that a jump from `at` goes to; the verifier has seen that there is one.
@@ -32,6 +32,16 @@ impl Emit<'_> {
         }
         let label = self.target(at, off);
         self.asm.jump(label);
+    }
+
+    pub(super) fn jump_reg(&mut self, dst: BpfReg) {
+        let mut rs = self.rs(dst, TMP);
+        if self.features().zicfilp {
+            // A jump through t2 wants no landing pad.
+            self.emit(mv(TMP3, rs));
+            rs = TMP3;
+        }
+        self.emit(jr(rs));
     }
 
     pub(super) fn may_goto(&mut self, at: usize, off: i16) {
@@ -172,18 +182,19 @@ impl Emit<'_> {
         self.emit(lw(TMP, array, imm!(0)));
         let index = self.signed(index, self.forms.of(BpfReg::R3).sign, TMP2);
         self.asm.branch(RvCond::Geu, index, TMP, none);
-        record::load_tail_calls(self.asm, none);
         if self.features().zba {
-            self.emit(sh3add(TMP2, index, array));
+            self.emit(sh3add(TMP3, index, array));
         } else {
-            self.emit(slli(TMP2, index, uimm!(3)));
-            self.emit(add(TMP2, TMP2, array));
+            self.emit(slli(TMP3, index, uimm!(3)));
+            self.emit(add(TMP3, TMP3, array));
         }
-        self.emit(ld(TMP2, TMP2, imm!(8)));
-        self.asm.beqz(TMP2, none);
-        record::store_tail_calls(self.asm);
+        // Jumps through `t2` want no landing pad.
+        self.emit(ld(TMP3, TMP3, imm!(8)));
+        self.asm.beqz(TMP3, none);
+        record::load_tail_calls(self.asm, TMP2, none);
+        record::store_tail_calls(self.asm, TMP2);
         self.frame.leave(self.asm);
-        self.emit(jr(TMP2));
+        self.emit(jr(TMP3));
         self.asm.bind(none);
         self.asm.li(Reg::A5, -i64::from(libc::EINVAL));
     }

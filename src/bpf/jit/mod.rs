@@ -28,6 +28,7 @@ mod mem;
 mod record;
 mod space;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
@@ -49,6 +50,7 @@ use super::interp::check_imports;
 use super::op::{Fault, Op, Operand};
 use super::program::{Func, MAX_LOOPS, Program};
 use super::regs::{RegSet, bit};
+use super::tables::Tables;
 use super::verify::jump_of;
 
 /// A compiled program, for any address yet.
@@ -59,6 +61,10 @@ pub(crate) struct Object {
     inner: Label,
     /// What each mark of `asm` stands before.
     parts: Vec<Part>,
+    /// Of indices of instructions; the code refers to them.
+    tables: Tables,
+    /// By instruction.
+    table_labels: BTreeMap<u64, Label>,
 }
 
 /// What a program's code depends on beside the program and what is around it.
@@ -96,6 +102,8 @@ pub(crate) struct Linked {
     pub(crate) inner: u64,
     /// By address; the last is the end of the code.
     pub(crate) places: Vec<Place>,
+    /// Of addresses; the code refers to them.
+    pub(crate) tables: Tables,
 }
 
 /// What a stretch of code was made of.
@@ -145,11 +153,15 @@ impl Object {
         let inner = code.address(self.inner);
         let places = code.marks().iter().zip(self.parts);
         let places = places.map(|(&off, part)| Place { off, part }).collect();
+        let mut tables = self.tables;
+        // Every element has a label.
+        tables.replace(|insn| self.table_labels.get(&insn).map_or(0, |l| code.address(*l)));
         Ok(Linked {
             inner,
             bytes: code.bytes,
             probes,
             places,
+            tables,
         })
     }
 }
@@ -160,6 +172,8 @@ impl Object {
 /// A [`Refusal`] when it refers to something that `env` does not have.
 pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Object, Refusal> {
     check_imports(program, env)?;
+    // The code refers to tables of its own.
+    let tables = program.tables().clone();
     let mut blind = plan.blind;
     let facts = Facts::new(program, env);
     let spaces = Spaces::new(program);
@@ -188,6 +202,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
             probes: &mut probes,
             parts: &mut parts,
             env,
+            tables: &tables,
             labels: &labels,
             routines: &mut routines,
             charges: &charges,
@@ -212,11 +227,15 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
     routines.finish(&mut asm, plan.stops, func_label, callback);
     asm.mark();
     parts.push(Part::End);
+    let targets = program.funcs().iter().flat_map(|func| &func.table_targets);
+    let table_labels = targets.filter_map(|to| Some((*to as u64, labels.insns[*to]?)));
     Ok(Object {
         asm,
         probes,
         inner,
         parts,
+        table_labels: table_labels.collect(),
+        tables,
     })
 }
 
@@ -229,6 +248,9 @@ fn labels(program: &Program, asm: &mut Asm) -> Labels {
     };
     for func in program.funcs() {
         labels.funcs[func.start] = Some(asm.new_label());
+        for to in &func.table_targets {
+            labels.insns[*to] = Some(asm.new_label());
+        }
     }
     for (at, op) in program.ops().iter().enumerate() {
         if let Some(off) = op.and_then(jump_of) {
@@ -268,6 +290,7 @@ struct Emit<'a> {
     probes: &'a mut Vec<ProbeLabels>,
     parts: &'a mut Vec<Part>,
     env: &'a Env,
+    tables: &'a Tables,
     labels: &'a Labels,
     routines: &'a mut Routines,
     /// What the budget is charged before each instruction; empty without one.
@@ -439,6 +462,7 @@ impl Emit<'_> {
                 self.space = Space::Process;
             }
             Op::Jump { off } => self.jump(at, off),
+            Op::JumpReg { dst } => self.jump_reg(dst),
             Op::MayGoto { off } => self.may_goto(at, off),
             Op::Branch {
                 cond,

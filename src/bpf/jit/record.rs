@@ -149,6 +149,15 @@ pub(super) fn charges(program: &Program) -> Vec<u32> {
             charges[to] = (at - to + 1) as u32;
         }
     }
+    for func in program.funcs() {
+        let is_jump = |at: &usize| matches!(program.ops()[*at], Some(Op::JumpReg { .. }));
+        let Some(last) = (func.start..func.end).rev().find(is_jump) else {
+            continue;
+        };
+        for to in func.table_targets.iter().filter(|to| **to <= last) {
+            charges[*to] = charges[*to].max((last - to + 1) as u32);
+        }
+    }
     charges
 }
 
@@ -394,11 +403,11 @@ impl Routines {
         };
         for spent in &self.spent {
             asm.bind(spent.label);
-            asm.li(Reg::T0, spent.insn as i64 + 1);
+            asm.li(Reg::T1, spent.insn as i64 + 1);
             match budget {
                 Budget::Insns(_) => asm.jump(self.stop),
                 Budget::Time(_) => {
-                    asm.jal(Reg::T1, self.refill);
+                    asm.jal(Reg::T0, self.refill);
                     asm.jump(spent.back);
                 }
             }
@@ -409,7 +418,7 @@ impl Routines {
         }
         asm.bind(self.stop);
         asm.emit(mv(Reg::Sp, RECORD));
-        asm.emit(mv(Reg::A1, Reg::T0));
+        asm.emit(mv(Reg::A1, Reg::T1));
         asm.li(Reg::T0, stops.as_ptr().expose_provenance() as i64);
         asm.li(Reg::T1, 1);
         asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::Relaxed));
@@ -419,7 +428,7 @@ impl Routines {
         asm.emit(jr(Reg::T0));
     }
 
-    /// Asks for the time; returns to `t1` if there is some left. All registers of the program stay.
+    /// Asks for the time; returns to `t0` if there is some left. All registers of the program stay.
     fn emit_refill(&self, asm: &mut Asm) {
         const KEPT: [Reg; 13] = [
             Reg::A0,
@@ -446,7 +455,7 @@ impl Routines {
         kept().for_each(|(reg, off)| asm.emit(ld(reg, Reg::Sp, small(off))));
         asm.emit(addi(Reg::Sp, Reg::Sp, small(SIZE)));
         asm.branch(rv64::Cond::Lt, LEFT, Reg::Zero, self.stop);
-        asm.emit(jr(Reg::T1));
+        asm.emit(jr(Reg::T0));
     }
 }
 
@@ -486,16 +495,16 @@ pub(super) fn throw(asm: &mut Asm) {
     asm.emit(jr(Reg::T0));
 }
 
-/// Takes one tail call from those that are left, in `t2`; goes to `none` if there is none.
-pub(super) fn load_tail_calls(asm: &mut Asm, none: Label) {
-    asm.emit(ld(Reg::T2, RECORD, small(TAIL_CALLS)));
-    asm.beqz(Reg::T2, none);
+/// `left` = the tail calls that are left; goes to `none` if there is none.
+pub(super) fn load_tail_calls(asm: &mut Asm, left: Reg, none: Label) {
+    asm.emit(ld(left, RECORD, small(TAIL_CALLS)));
+    asm.beqz(left, none);
 }
 
-/// One tail call less than `t2`.
-pub(super) fn store_tail_calls(asm: &mut Asm) {
-    asm.emit(addi(Reg::T2, Reg::T2, imm!(-1)));
-    asm.emit(sd(Reg::T2, RECORD, small(TAIL_CALLS)));
+/// One tail call less than `left`.
+pub(super) fn store_tail_calls(asm: &mut Asm, left: Reg) {
+    asm.emit(addi(left, left, imm!(-1)));
+    asm.emit(sd(left, RECORD, small(TAIL_CALLS)));
 }
 
 fn zext_w_of(asm: &mut Asm, reg: Reg) {

@@ -8,11 +8,9 @@
 //!
 //! Key types: [`Spaces`]. Neighbours: the rest of `jit` asks; `facts` walks in the same way.
 
-use std::ops::Range;
-
 use super::super::insn::BpfReg;
 use super::super::op::{AluOp, Imm64, Op, Operand};
-use super::super::program::{Program, target};
+use super::super::program::{Func, Program, target};
 use super::super::regs::{RegSet, bit};
 use super::super::verify::{goes_on, jump_of};
 
@@ -40,12 +38,14 @@ impl Spaces {
                 met[target(at, off) as usize] = Some(0);
             }
         }
+        for to in program.funcs().iter().flat_map(|func| &func.table_targets) {
+            met[*to] = Some(0);
+        }
         let mut spaces = Self { met };
         for func in program.funcs() {
-            let range = func.start..func.end;
-            let settled = (0..MAX_ROUNDS).any(|_| !spaces.walk(ops, range.clone()));
+            let settled = (0..MAX_ROUNDS).any(|_| !spaces.walk(ops, func));
             if !settled {
-                let known = spaces.met[range].iter_mut().flatten();
+                let known = spaces.met[func.start..func.end].iter_mut().flatten();
                 known.for_each(|set| *set = ANY);
             }
         }
@@ -58,11 +58,12 @@ impl Spaces {
     }
 
     /// Once from the beginning of a function to its end; whether anything was learnt.
-    fn walk(&mut self, ops: &[Option<Op>], range: Range<usize>) -> bool {
+    fn walk(&mut self, ops: &[Option<Op>], func: &Func) -> bool {
         let mut learnt = false;
         let mut now = ANY;
         let mut comes_on = true;
-        for at in range {
+        let mut at_jumps = 0;
+        for at in func.start..func.end {
             let Some(op) = ops[at] else { continue };
             if let Some(known) = &mut self.met[at] {
                 learnt |= comes_on && join(known, now);
@@ -74,7 +75,15 @@ impl Spaces {
                     learnt |= join(known, now);
                 }
             }
+            if let Op::JumpReg { .. } = op {
+                at_jumps |= now;
+            }
             comes_on = goes_on(op);
+        }
+        for to in &func.table_targets {
+            if let Some(known) = &mut self.met[*to] {
+                learnt |= join(known, at_jumps);
+            }
         }
         learnt
     }

@@ -8,7 +8,7 @@ use super::super::insn::BpfReg::{self, R0, R1, R2, R3, R6, R10};
 use super::super::op::{
     AluOp, ArenaOp, AtomicOp, Callee, Cond, Extend, Fault, Fetch, Op, Operand, Size, Width,
 };
-use super::super::{Arena, Env, Program};
+use super::super::{Arena, Env, Extra, JumpTable, Program};
 use super::{Plan, compile};
 
 mod blind;
@@ -73,7 +73,10 @@ fn listing(features: Features, env: &Env, ops: &[Op]) -> Vec<String> {
 }
 
 fn listed(code: super::Object) -> Vec<String> {
-    let bytes = code.link(BASE).unwrap().bytes;
+    lines(&code.link(BASE).unwrap().bytes)
+}
+
+fn lines(bytes: &[u8]) -> Vec<String> {
     let (mut at, mut lines) = (0, Vec::new());
     while let Ok((insn, len)) = rv64::Insn::decode_at(&bytes[at..]) {
         lines.push(as_move(&insn.to_string()));
@@ -432,6 +435,33 @@ fn accesses_that_may_be_to_the_arena_may_fault() {
             Op::Exit,
         ];
         assert_eq!(probes(&env, &ops), want);
+    }
+}
+
+/// A jump through `t2` is none that wants a landing pad.
+#[test]
+fn a_jump_by_table_goes_to_what_was_loaded() {
+    let ops = [
+        load(Size::Dw, R2, R1, 0),
+        Op::JumpReg { dst: R2 },
+        alu(AluOp::Mov, Width::W64, R0, 0),
+        Op::Exit,
+    ];
+    let insns = ops.iter().map(|op| op.encode().0).collect();
+    let tables = vec![JumpTable::new(0, vec![2, 2])];
+    let mut extra = Extra::default();
+    extra.jump_tables = tables;
+    let program = Program::with_extra(insns, extra).unwrap();
+    let plain = Features::RV64GC;
+    for (zicfilp, want) in [(false, vec!["jr a1"]), (true, vec!["mv t2, a1", "jr t2"])] {
+        let features = Features { zicfilp, ..plain };
+        let linked = compile(&program, &Env::new(), plan(features)).unwrap();
+        let linked = linked.link(BASE).unwrap();
+        let code = lines(&linked.bytes);
+        assert_eq!(code[1..code.len() - 3], want);
+        // Behind the load and the jump, compressed.
+        let target = BASE + 2 + 2 * want.len() as u64;
+        assert_eq!(linked.tables.elements(0), [target, target]);
     }
 }
 
