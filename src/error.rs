@@ -19,6 +19,9 @@ pub enum Error {
     /// From finding the function, generating the image, or changing text.
     #[error(transparent)]
     Tramp(#[from] TrampError),
+    /// Others cannot be told of code.
+    #[error(transparent)]
+    Symbols(#[from] symbols::SymbolsError),
 }
 
 impl From<text::TextError> for Error {

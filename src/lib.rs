@@ -60,6 +60,7 @@ pub use raw::{
 };
 pub use runtime::{Builder, Runtime, Stats};
 pub use rv64::Features;
+pub use symbols::{SymbolsError, Tools};
 pub use text::RxAddr;
 pub use trampoline::model;
 pub use trampoline::model::FuncModel;

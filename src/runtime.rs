@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
+use symbols::Tools;
 use text::{Pad, RxAddr};
 use trampoline::{FuncModel, TrampError, TrampStats, Trampolines};
 
@@ -34,6 +35,7 @@ pub struct Runtime {
 pub(crate) struct Inner {
     pub(crate) tramps: Trampolines,
     packs: Arc<PackAlloc>,
+    tools: Tools,
 }
 
 /// Settings of a runtime.
@@ -41,6 +43,7 @@ pub(crate) struct Inner {
 #[must_use]
 pub struct Builder {
     config: Config,
+    tools: Tools,
 }
 
 /// Numbers of a runtime.
@@ -66,16 +69,28 @@ impl Builder {
         self
     }
 
+    /// Who is told of images, programs and hosted code, besides unwinders: gdb, and whom the variable
+    /// `RVBPF_TOOLS` names (`gdb`, `perf-map`, `jitdump`, with commas between).
+    pub fn tools(mut self, tools: Tools) -> Self {
+        self.tools = tools;
+        self
+    }
+
     /// Makes the runtime.
     ///
     /// # Errors
-    /// [`Error::Tramp`] where hooks cannot work: not riscv64 Linux, or an emulator whose stale
+    /// [`Error::Symbols`] when a file for `perf` cannot be written; [`Error::Tramp`] where hooks cannot work: not riscv64 Linux, or an emulator whose stale
     /// code cannot be dealt with.
     pub fn build(self) -> Result<Runtime, Error> {
         let packs = Trampolines::exclusively(|| Arc::new(PackAlloc::new(self.config)))?;
-        let tramps = Trampolines::new(packs.clone())?;
+        Trampolines::exclusively(|| self.tools.open())??;
+        let tramps = Trampolines::new(packs.clone())?.with_tools(self.tools);
         Ok(Runtime {
-            inner: Arc::new(Inner { tramps, packs }),
+            inner: Arc::new(Inner {
+                tramps,
+                packs,
+                tools: self.tools,
+            }),
         })
     }
 }
@@ -198,6 +213,10 @@ impl Runtime {
 
     pub(crate) fn packs(&self) -> &PackAlloc {
         &self.inner.packs
+    }
+
+    pub(crate) fn tools(&self) -> Tools {
+        self.inner.tools
     }
 
     /// Numbers as of now; all zero for a program that runs in the midst of a change of its own

@@ -21,7 +21,7 @@ use text::RxAddr;
 
 use super::env::Env;
 use super::error::LoadError;
-use super::jit::{self, Part, Place};
+use super::jit::{self, Around, Part, Place};
 use super::line::LineInfo;
 use super::loaded::Options;
 use super::program::Program;
@@ -113,7 +113,7 @@ impl Compiled {
         match part {
             Part::Prologue(start) => self.program.line_of(start as usize),
             Part::Insn(at) => self.program.line_of(at as usize),
-            Part::Around | Part::End => None,
+            Part::Around(_) | Part::End => None,
         }
     }
 
@@ -137,7 +137,11 @@ impl fmt::Display for Compiled {
         )?;
         for Stretch { start, end, part } in self.stretches() {
             match part {
-                Part::Around => writeln!(f, "\naround it:")?,
+                Part::Around(Around::Entry) => writeln!(f, "\nentry:")?,
+                Part::Around(Around::Loop) => writeln!(f, "\nbpf_loop:")?,
+                Part::Around(Around::Rest) => {}
+                Part::Around(Around::Catch) => writeln!(f, "after an exception:")?,
+                Part::Around(Around::Stop) => writeln!(f, "\nthe budget is used up:")?,
                 Part::Prologue(0) => writeln!(f)?,
                 Part::Prologue(first) => writeln!(f, "\nfunc_{first}:")?,
                 Part::Insn(at) => {

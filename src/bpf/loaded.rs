@@ -7,6 +7,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use ::symbols::Published;
 use pack_alloc::{Near, PackCode};
 use rv64::Features;
 use text::{RxAddr, RxRange};
@@ -21,7 +22,7 @@ use super::faults::Registered;
 use super::jit::{Blind, Budget, Linked, Plan};
 use super::program::Program;
 use super::tables::Tables;
-use super::{entropy, helpers, jit};
+use super::{entropy, helpers, jit, symbols};
 use crate::raw::RawProg;
 use crate::runtime::Runtime;
 use trampoline::{Needs, Owner, Prog, ProgFn, ProgKind, RetFrom};
@@ -114,7 +115,7 @@ struct Code {
     rx: RxRange,
     compiled: Compiled,
     /// The first goes first: nobody looks up what is freed.
-    parts: Option<(Registered, PackCode)>,
+    parts: Option<(Published, Registered, PackCode)>,
     /// Where tail calls arrive.
     inner: u64,
     budget: Option<Budget>,
@@ -182,11 +183,13 @@ impl BpfProg {
             let pack = packs.finalize(buf)?;
             let rx = RxRange::new(start, len_bytes);
             let known = Registered::new(program.name(), rx, probes);
+            let compiled = Compiled::new(program, start, bytes, places);
+            let published = symbols::publish(&compiled, runtime.tools());
             arrays.iter().for_each(|array| array.adopt(kind));
             Ok(Code {
                 rx,
-                compiled: Compiled::new(program, start, bytes, places),
-                parts: Some((known, pack)),
+                compiled,
+                parts: Some((published, known, pack)),
                 inner,
                 budget: options.budget,
                 stops,

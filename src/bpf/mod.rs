@@ -27,6 +27,7 @@
 //! | `dump`, `line` | [`Compiled`]: BPF and RV64 side by side; [`LineInfo`] |
 //! | `entropy` | random numbers, for code that is hardened |
 //! | `faults` | accesses that may fault, and the handler that lets them |
+//! | `symbols` | what `perf`, gdb and unwinders are told |
 //!
 //! Source: RFC 9669; kernel `Documentation/bpf/standardization/instruction-set.rst`.
 
@@ -51,6 +52,7 @@ mod objects;
 mod op;
 mod program;
 mod regs;
+mod symbols;
 mod tables;
 mod verify;
 

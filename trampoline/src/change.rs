@@ -20,11 +20,12 @@ use std::sync::Arc;
 
 use pack_alloc::{Near, PackAlloc, PackBuf, PackCode};
 use rv64::Features;
-use text::{Pad, PadWords, RxAddr, Switch, WordPatch};
+use symbols::{CodeInfo, Published, Symbol, Tools};
+use text::{Pad, PadWords, RxAddr, RxRange, Switch, WordPatch};
 
 use crate::domain::{LinkId, State};
 use crate::error::TrampError;
-use crate::image::ImageSpec;
+use crate::image::{ImageCode, ImageSpec};
 use crate::life::{Exit, Image, Inflight, Retired, Runs, What};
 use crate::model::FuncModel;
 use crate::pin::LibPin;
@@ -60,6 +61,8 @@ pub(crate) struct Slot {
 pub(crate) struct Maker<'a> {
     pub(crate) packs: &'a PackAlloc,
     pub(crate) features: Features,
+    /// Who is told of images.
+    pub(crate) tools: Tools,
 }
 
 /// What a site shall become, in buffers.
@@ -92,6 +95,7 @@ struct ImageDraft {
     exits: Vec<Exit>,
     inflight: Box<Inflight>,
     desc: Box<Desc>,
+    code: ImageCode,
 }
 
 impl Maker<'_> {
@@ -163,6 +167,7 @@ impl Maker<'_> {
             buf,
             inflight,
             desc,
+            code,
         })
     }
 
@@ -189,9 +194,10 @@ impl Maker<'_> {
                      exits,
                      inflight,
                      desc,
+                     code,
                  }| {
                     bufs.push(buf);
-                    (exits, inflight, desc)
+                    (exits, inflight, desc, code)
                 },
             );
             rests.push((goal, slot_words, image));
@@ -204,11 +210,13 @@ impl Maker<'_> {
                     words,
                 })
             });
-            let image = image.and_then(|(exits, inflight, desc)| {
+            let image = image.and_then(|(exits, inflight, desc, made)| {
                 let links = goal.wanted.links.iter();
                 let progs = links.map(|(id, p)| (id.0, p.clone())).collect();
+                let code = codes.next()?;
                 Some(Image {
-                    code: codes.next()?,
+                    _published: self.tell(goal.func, &code, &made),
+                    code,
                     exits,
                     inflight,
                     _desc: desc,
@@ -218,6 +226,24 @@ impl Maker<'_> {
             SiteChange { goal, slot, image }
         });
         Ok(changes.collect())
+    }
+
+    /// Unwinders and tools learn of an image before anybody is in it.
+    fn tell(&self, func: RxAddr, code: &PackCode, made: &ImageCode) -> Published {
+        let range = RxRange::new(code.rx().start, made.bytes.len());
+        let symbol = Symbol {
+            name: format!("bpf_trampoline_{:x}", func.get()),
+            off: 0,
+            len: made.bytes.len() as u32,
+        };
+        let info = CodeInfo {
+            range,
+            bytes: &made.bytes,
+            symbols: &[symbol],
+            lines: &[],
+            unwind: made.unwind.as_slice(),
+        };
+        symbols::publish(&info, self.tools)
     }
 }
 

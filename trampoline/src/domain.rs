@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use pack_alloc::PackAlloc;
 use rv64::Features;
+use symbols::Tools;
 use text::threads::Patience;
 use text::{ForkMutex, ForkMutexGuard, RxAddr, RxRange};
 
@@ -89,6 +90,7 @@ pub(crate) struct State {
 pub struct Trampolines {
     packs: Arc<PackAlloc>,
     features: Features,
+    tools: Tools,
     state: ForkMutex<State>,
 }
 
@@ -110,8 +112,15 @@ impl Trampolines {
         Ok(Trampolines {
             packs,
             features: Features::RV64GC,
+            tools: Tools::empty(),
             state: ForkMutex::default(),
         })
+    }
+
+    /// The same, with `tools` told of images; unwinders always are.
+    #[must_use]
+    pub fn with_tools(self, tools: Tools) -> Self {
+        Trampolines { tools, ..self }
     }
 
     /// Attaches all of `wanted`, or nothing. When it returns, every call that begins afterwards
@@ -300,6 +309,7 @@ impl Trampolines {
         let maker = Maker {
             packs: &self.packs,
             features: self.features,
+            tools: self.tools,
         };
         let mut drafts = Vec::new();
         for (func, wanted) in plan {

@@ -164,6 +164,11 @@ impl Emit {
         self.asm.align(bytes);
     }
 
+    /// Notes this place for `Code::marks`.
+    pub(crate) fn mark(&mut self) {
+        self.asm.mark();
+    }
+
     pub(crate) fn new_label(&mut self) -> Label {
         self.asm.new_label()
     }

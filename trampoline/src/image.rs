@@ -21,6 +21,7 @@
 
 use rv64::Reg::{self, *};
 use rv64::{Cond, Csr, FReg, Features, Label, Order, insn};
+use symbols::{Cfa, Row, Unwind};
 use text::RxAddr;
 
 use crate::emit::Emit;
@@ -61,6 +62,22 @@ pub(crate) struct ImageCode {
     /// Of each program that runs after the function: its index, the aligned word at which its
     /// block begins, and where to go on without it. Offsets in bytes.
     pub(crate) exits: Vec<ExitBlock>,
+    /// How to get from its frame to the caller's; `None` for a frame on the shadow stack, from
+    /// which a register alone leads that programs may change.
+    pub(crate) unwind: Option<Unwind>,
+}
+
+/// What an unwinder has to know from some place on.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Framed {
+    /// No frame: not made yet, or taken down.
+    No,
+    /// There is room for one.
+    Made,
+    /// Return address and `fp` are in it.
+    Linked,
+    /// `s1` and `s2` too.
+    Saved,
 }
 
 /// A block that one aligned store can skip. Kernel: `im->ip_after_call`, which skips all.
@@ -235,7 +252,10 @@ impl ImageSpec<'_> {
         }
         let mut g = Gen::new(self, frame);
         g.image();
-        let Gen { e, blocks, .. } = g;
+        let is_unwindable = !g.on_shadow();
+        let Gen {
+            e, blocks, framed, ..
+        } = g;
         let code = e.finish(base).map_err(|source| self.layout(source))?;
         let exits = blocks
             .iter()
@@ -245,10 +265,44 @@ impl ImageSpec<'_> {
                 next_bytes: code.offset(next),
             })
             .collect();
+        let rows = code.marks().iter().zip(framed);
+        let rows = rows.map(|(off, framed)| self.unwind_row(*off, framed));
+        let unwind = is_unwindable.then(|| Unwind {
+            off: 0,
+            len: code.bytes.len() as u32,
+            rows: rows
+                .filter(|row| row.off < code.bytes.len() as u32)
+                .collect(),
+        });
         Ok(ImageCode {
             bytes: code.bytes,
             exits,
+            unwind,
         })
+    }
+
+    fn unwind_row(&self, off: u32, framed: Framed) -> Row {
+        let frame = self.frame();
+        let size = frame.size_bytes();
+        let mut saved = Vec::new();
+        let mut save = |reg: Reg, slot, nth: u32| {
+            if let Some(at) = frame.off(slot) {
+                saved.push((reg.num() as u8, (at + 8 * nth) as i32 - size as i32));
+            }
+        };
+        if matches!(framed, Framed::Linked | Framed::Saved) {
+            save(Ra, FrameSlot::RetAddr, 0);
+            save(Fp, FrameSlot::ParentFp, 0);
+        }
+        if framed == Framed::Saved {
+            save(S1, FrameSlot::SavedS1S2, 0);
+            save(S2, FrameSlot::SavedS1S2, 1);
+        }
+        let cfa = Cfa {
+            reg: Sp.num() as u8,
+            off: if framed == Framed::No { 0 } else { size },
+        };
+        Row { off, cfa, saved }
     }
 
     fn layout(&self, source: rv64::AsmError) -> TrampError {
@@ -286,6 +340,8 @@ struct Gen<'a> {
     /// Does `t6` hold the frame's address (frames on the shadow stack only)?
     base_valid: bool,
     blocks: Vec<(usize, Label, Label)>,
+    /// What holds from each mark of the code on.
+    framed: Vec<Framed>,
     /// Slow paths, generated behind the hot code.
     slow: Vec<SlowStub>,
     /// Where the slow path joins the way of an fmod_ret program that has decided: behind the
@@ -335,6 +391,7 @@ impl<'a> Gen<'a> {
             l,
             base_valid: false,
             blocks: Vec::new(),
+            framed: Vec::new(),
             slow: Vec::new(),
             slow_skip: None,
         }
@@ -354,6 +411,12 @@ impl<'a> Gen<'a> {
 
     fn has(&self, slot: FrameSlot) -> bool {
         self.frame.off(slot).is_some()
+    }
+
+    /// What an unwinder has to know from here on.
+    fn framed(&mut self, framed: Framed) {
+        self.e.mark();
+        self.framed.push(framed);
     }
 
     /// The register that holds the frame's lowest address.
@@ -431,8 +494,10 @@ impl<'a> Gen<'a> {
         } else {
             let size = self.frame.size_bytes();
             self.e.addi(Sp, Sp, -i64::from(size));
+            self.framed(Framed::Made);
             self.e.sd(Ra, Sp, self.off(FrameSlot::RetAddr));
             self.e.sd(Fp, Sp, self.off(FrameSlot::ParentFp));
+            self.framed(Framed::Linked);
             self.e.addi(Fp, Sp, size.into());
             if self.call_orig() {
                 self.count_in(T1);
@@ -447,6 +512,7 @@ impl<'a> Gen<'a> {
             self.e.sd(S1, base, self.off(FrameSlot::SavedS1S2));
             self.e.sd(S2, base, self.off(FrameSlot::SavedS1S2) + 8);
         }
+        self.framed(Framed::Saved);
         self.save_args();
         if self.flags.contains(TrampFlags::IP_ARG) {
             self.e.ld_lit(T1, self.spec.func.get());
@@ -751,6 +817,7 @@ impl<'a> Gen<'a> {
         self.load_ret();
         self.drop_frame();
         self.e.ret();
+        self.framed(Framed::Saved);
     }
 
     /// `ra`, `fp`, `sp`, `s1` and `s2` as they were at entry.
@@ -767,6 +834,7 @@ impl<'a> Gen<'a> {
             self.e.ld(Fp, Sp, self.off(FrameSlot::ParentFp));
             self.e.addi(Sp, Sp, self.frame.size_bytes().into());
         }
+        self.framed(Framed::No);
         self.base_valid = false;
     }
 
@@ -774,6 +842,7 @@ impl<'a> Gen<'a> {
     fn leave_for_func(&mut self) {
         self.drop_frame();
         self.e.jump_abs(self.spec.resume.get(), T1);
+        self.framed(Framed::Saved);
     }
 
     /// An fmod_ret program has decided: bring its value into the form of a return value.
@@ -798,6 +867,7 @@ impl<'a> Gen<'a> {
             self.load_ret();
             self.drop_frame();
             self.e.ret();
+            self.framed(Framed::Saved);
         }
     }
 

@@ -35,6 +35,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 use pack_alloc::{PackAlloc, PackCode};
+use symbols::Published;
 use text::threads::{Patience, StuckWhy, Watch, pass_by_watch};
 use text::{RxRange, WordPatch};
 
@@ -75,6 +76,8 @@ impl Inflight {
 /// A published image and everything its machine code refers to.
 #[derive(Debug)]
 pub(crate) struct Image {
+    /// Taken back before the code is freed.
+    pub(crate) _published: Published,
     pub(crate) code: PackCode,
     pub(crate) exits: Vec<Exit>,
     pub(crate) inflight: Box<Inflight>,

@@ -109,14 +109,29 @@ pub(crate) struct Linked {
 /// What a stretch of code was made of.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Part {
-    /// What is around the functions: see `record`.
-    Around,
+    /// What is around the functions.
+    Around(Around),
     /// What comes before the first instruction of a function, which is this.
     Prologue(u32),
     /// An instruction.
     Insn(u32),
     /// Nothing any more.
     End,
+}
+
+/// Code that no instruction became: see `record`.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Around {
+    /// By which the host enters a program or a callback: the prologue.
+    Entry,
+    /// `bpf_loop`: the prologue.
+    Loop,
+    /// What follows a prologue of those.
+    Rest,
+    /// Where exceptions end in the first function.
+    Catch,
+    /// The end of budgets, come to from anywhere.
+    Stop,
 }
 
 /// Where a stretch of code begins, in bytes.
@@ -185,9 +200,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
     let uses = Uses::new(program, env, plan.budget);
     let mut routines = Routines::new(uses, &mut asm, func_label);
     if routines.uses.record() {
-        asm.mark();
-        parts.push(Part::Around);
-        routines.entry(&mut asm, inner, None);
+        routines.entry(&mut asm, &mut parts, inner, None);
     }
     let callback = program.extra().exception_callback.and_then(func_label);
     let charges = match plan.budget {
@@ -220,11 +233,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
             emit.catch(callback);
         }
     }
-    if routines.uses.any() {
-        asm.mark();
-        parts.push(Part::Around);
-    }
-    routines.finish(&mut asm, plan.stops, func_label, callback);
+    routines.finish(&mut asm, &mut parts, plan.stops, func_label, callback);
     asm.mark();
     parts.push(Part::End);
     let targets = program.funcs().iter().flat_map(|func| &func.table_targets);
@@ -396,7 +405,7 @@ impl Emit<'_> {
     /// What comes after the first function of a program that throws: its callback makes the result
     /// of the cookie, which is in `a0`.
     fn catch(&mut self, callback: Option<Label>) {
-        self.begin(Part::Around);
+        self.begin(Part::Around(Around::Catch));
         self.asm.bind(self.routines.caught);
         self.frame.catch(self.asm);
         if let Some(callback) = callback {

@@ -50,8 +50,8 @@ use super::super::env::{Control, Env};
 use super::super::op::{Imm64, Op};
 use super::super::program::{MAX_LOOPS, MAX_TAIL_CALLS, Program, target};
 use super::super::verify::jump_of;
-use super::Budget;
 use super::frame::small;
+use super::{Around, Budget, Part};
 
 /// Points to the record.
 pub(super) const RECORD: Reg = Reg::S6;
@@ -128,11 +128,6 @@ impl Uses {
     /// Whether there is a record.
     pub(super) fn record(&self) -> bool {
         self.tail_calls || self.throws || self.budget.is_some()
-    }
-
-    /// Whether there is anything around its functions.
-    pub(super) fn any(&self) -> bool {
-        self.record() || self.loops
     }
 }
 
@@ -212,13 +207,21 @@ impl Routines {
     }
 
     /// Makes a record and calls `inner`; `catch` is the callback of exceptions that come out of it.
-    pub(super) fn entry(&self, asm: &mut Asm, inner: Label, catch: Option<Label>) {
+    pub(super) fn entry(
+        &self,
+        asm: &mut Asm,
+        parts: &mut Vec<Part>,
+        inner: Label,
+        catch: Option<Label>,
+    ) {
+        begin(asm, parts, Around::Entry);
         let [caught, done, way_out] = [0; 3].map(|_| asm.new_label());
         asm.emit(addi(Reg::Sp, Reg::Sp, small(-SIZE)));
         for (reg, off) in self.saved() {
             asm.emit(sd(reg, Reg::Sp, small(off)));
         }
         asm.emit(addi(Reg::Fp, Reg::Sp, small(SIZE)));
+        begin(asm, parts, Around::Rest);
         asm.emit(mv(RECORD, Reg::Sp));
         asm.li(Reg::T0, MAX_TAIL_CALLS.into());
         asm.emit(sd(Reg::T0, Reg::Sp, small(TAIL_CALLS)));
@@ -315,6 +318,7 @@ impl Routines {
     pub(super) fn finish(
         self,
         asm: &mut Asm,
+        parts: &mut Vec<Part>,
         stops: &AtomicU64,
         func_label: impl Fn(usize) -> Option<Label>,
         exception_callback: Option<Label>,
@@ -323,30 +327,42 @@ impl Routines {
             for (at, outer) in &self.callbacks {
                 asm.bind(*outer);
                 if let Some(inner) = func_label(*at) {
-                    self.entry(asm, inner, exception_callback);
+                    self.entry(asm, parts, inner, exception_callback);
                 }
             }
         }
-        self.emit_loop(asm, func_label);
-        self.emit_stop(asm, stops);
+        self.emit_loop(asm, parts, func_label);
+        self.emit_stop(asm, parts, stops);
         if !self.uses.throws {
             asm.bind(self.caught);
         }
     }
 
     /// `a0` = `bpf_loop(a0, a1, a2, a3)`.
-    fn emit_loop(&self, asm: &mut Asm, func_label: impl Fn(usize) -> Option<Label>) {
-        asm.bind(self.loop_);
+    fn emit_loop(
+        &self,
+        asm: &mut Asm,
+        parts: &mut Vec<Part>,
+        func_label: impl Fn(usize) -> Option<Label>,
+    ) {
         if !self.uses.loops {
-            return;
+            return asm.bind(self.loop_);
         }
+        begin(asm, parts, Around::Loop);
+        asm.bind(self.loop_);
         const SAVED: [Reg; 6] = [Reg::Ra, Reg::Fp, Reg::S1, Reg::S2, Reg::S3, Reg::S4];
         const SIZE: i64 = 48;
-        let [flags, too_many, none] = [0; 3].map(|_| asm.new_label());
-        asm.bnez(Reg::A3, flags);
+        let [no_flags, not_too_many, none] = [0; 3].map(|_| asm.new_label());
+        asm.beqz(Reg::A3, no_flags);
+        asm.li(Reg::A0, -i64::from(libc::EINVAL));
+        asm.emit(ret());
+        asm.bind(no_flags);
         zext_w_of(asm, Reg::A0);
         asm.li(Reg::T0, MAX_LOOPS as i64);
-        asm.branch(rv64::Cond::Ltu, Reg::T0, Reg::A0, too_many);
+        asm.branch(rv64::Cond::Geu, Reg::T0, Reg::A0, not_too_many);
+        asm.li(Reg::A0, -i64::from(libc::E2BIG));
+        asm.emit(ret());
+        asm.bind(not_too_many);
         asm.beqz(Reg::A0, none);
         let saved = || {
             SAVED
@@ -357,6 +373,7 @@ impl Routines {
         asm.emit(addi(Reg::Sp, Reg::Sp, small(-SIZE)));
         saved().for_each(|(reg, off)| asm.emit(sd(reg, Reg::Sp, small(off))));
         asm.emit(addi(Reg::Fp, Reg::Sp, small(SIZE)));
+        begin(asm, parts, Around::Rest);
         for (rd, rs) in [(Reg::S1, Reg::A0), (Reg::S2, Reg::A1), (Reg::S3, Reg::A2)] {
             asm.emit(mv(rd, rs));
         }
@@ -389,18 +406,14 @@ impl Routines {
         asm.emit(addi(Reg::Sp, Reg::Sp, small(SIZE)));
         asm.bind(none);
         asm.emit(ret());
-        for (label, errno) in [(flags, libc::EINVAL), (too_many, libc::E2BIG)] {
-            asm.bind(label);
-            asm.li(Reg::A0, -i64::from(errno));
-            asm.emit(ret());
-        }
     }
 
-    fn emit_stop(&self, asm: &mut Asm, stops: &AtomicU64) {
+    fn emit_stop(&self, asm: &mut Asm, parts: &mut Vec<Part>, stops: &AtomicU64) {
         let Some(budget) = self.uses.budget else {
             asm.bind(self.stop);
             return asm.bind(self.refill);
         };
+        begin(asm, parts, Around::Stop);
         for spent in &self.spent {
             asm.bind(spent.label);
             asm.li(Reg::T1, spent.insn as i64 + 1);
@@ -457,6 +470,12 @@ impl Routines {
         asm.branch(rv64::Cond::Lt, LEFT, Reg::Zero, self.stop);
         asm.emit(jr(Reg::T0));
     }
+}
+
+/// What is emitted from here on is for `part`.
+fn begin(asm: &mut Asm, parts: &mut Vec<Part>, part: Around) {
+    asm.mark();
+    parts.push(Part::Around(part));
 }
 
 /// How many instructions may be executed before the next look at the clock; -1: the time is over.
