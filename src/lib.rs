@@ -40,6 +40,7 @@ mod error;
 mod func;
 mod glue;
 mod hook;
+pub mod host;
 mod hwprobe;
 mod panics;
 mod raw;

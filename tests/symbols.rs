@@ -8,7 +8,6 @@
 mod common;
 
 use std::ffi::{c_int, c_void};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use common::{ADD2, hook, serial};
@@ -214,12 +213,9 @@ fn gdb_knows_programs_and_images_while_they_are_there() {
     drop(prog);
 }
 
-static DIR: Mutex<()> = Mutex::new(());
-
 #[test]
 fn perf_finds_programs_by_map_and_by_dump() {
     let _one = serial();
-    let _dir = DIR.lock().unwrap();
     let pid = std::process::id();
     // SAFETY: 1. no other thread of this test reads the environment.
     unsafe { std::env::set_var("JITDUMPDIR", "/tmp") };
