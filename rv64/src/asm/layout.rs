@@ -9,6 +9,12 @@
 //! form of the same item, because every distance between two items is a sum
 //! of sizes that are not larger, and what reaches far reaches near.
 //!
+//! Branches that each push the next out of reach could take a round each.
+//! After [`MAX_ROUNDS`] the bound gives whatever could still grow a form that
+//! reaches even if everything else is at its largest; a real layout takes the
+//! forms of the bound, whose distances its own do not exceed. So time is linear
+//! in the length, and the bound stays one.
+//!
 //! Neighbours: `item` names the forms, `emit` writes what is chosen.
 //!
 //! Source: the shape of GNU as `relax_segment`, growing only.
@@ -19,6 +25,9 @@ use crate::{AsmError, Offset};
 
 /// The most code: every distance fits a pair of auipc and partner.
 const MAX_BYTES: u64 = 1 << 30;
+
+/// The most rounds in which items grow one form at a time.
+pub(super) const MAX_ROUNDS: u32 = 32;
 
 /// Where the code will stand.
 #[derive(Clone, Copy)]
@@ -37,6 +46,8 @@ pub(super) struct Layout {
     pub(super) offsets: Vec<u32>,
     /// Whether each literal is there.
     pub(super) present: Vec<bool>,
+    /// Those there have been.
+    pub(super) rounds: u32,
 }
 
 /// The two ways an item can fail to reach.
@@ -50,7 +61,11 @@ impl Layout {
     /// The layout for a known base.
     pub(super) fn settle(asm: &Asm, base: Base) -> Result<Self, AsmError> {
         let mut layout = Self::start(asm, base);
-        while layout.round(asm)? {}
+        while layout.round(asm)? {
+            if layout.rounds == MAX_ROUNDS {
+                layout.take_bound(asm);
+            }
+        }
         if let Base::At(base) = base {
             layout.check_base(asm, base)?;
         }
@@ -59,6 +74,11 @@ impl Layout {
 
     /// The size that no layout exceeds.
     pub(super) fn bound(asm: &Asm) -> usize {
+        Self::limit(asm).size() as usize
+    }
+
+    /// The layout that has this size.
+    pub(super) fn limit(asm: &Asm) -> Self {
         let mut layout = Self::start(asm, Base::Any);
         for (form, item) in layout.forms.iter_mut().zip(&asm.items) {
             if matches!(item, Item::Absolute { .. } | Item::Base { .. }) {
@@ -68,8 +88,40 @@ impl Layout {
         layout.present.fill(true);
         // An error is a target that no form reaches: its item has its largest
         // form, and `finish` will say so. Rounds still end, by growth alone.
-        while layout.round_lenient(asm) {}
-        layout.size() as usize
+        while layout.round_lenient(asm) {
+            if layout.rounds == MAX_ROUNDS {
+                layout.take_certain(asm);
+            }
+        }
+        layout
+    }
+
+    /// Takes the forms of the bound.
+    fn take_bound(&mut self, asm: &Asm) {
+        let bound = Self::limit(asm);
+        (self.forms, self.present) = (bound.forms, bound.present);
+        self.rounds += bound.rounds;
+    }
+
+    /// Takes, for every item, a form that reaches whatever the others take.
+    fn take_certain(&mut self, asm: &Asm) {
+        let mut largest = Self::start(asm, self.base);
+        for (form, item) in largest.forms.iter_mut().zip(&asm.items) {
+            *form = asm.forms(item).last().copied().unwrap_or(*form);
+        }
+        largest.present.fill(true);
+        // What is too large for that is found too large by the next round.
+        if largest.place(asm).is_ok() {
+            for (index, &form) in self.forms.iter().enumerate() {
+                largest.forms[index] = form;
+                while let Reach::No(_) = largest.reach(asm, index) {
+                    if !largest.grow(asm, index) {
+                        break;
+                    }
+                }
+            }
+        }
+        self.forms = largest.forms;
     }
 
     fn start(asm: &Asm, base: Base) -> Self {
@@ -82,6 +134,7 @@ impl Layout {
                 .iter()
                 .map(|literal| literal.owner != Owner::Far)
                 .collect(),
+            rounds: 0,
         }
     }
 
@@ -98,6 +151,7 @@ impl Layout {
 
     /// One round; whether anything grew.
     fn round(&mut self, asm: &Asm) -> Result<bool, AsmError> {
+        self.rounds += 1;
         self.place(asm)?;
         let mut grew = false;
         for index in 0..asm.items.len() {
@@ -112,6 +166,7 @@ impl Layout {
     }
 
     fn round_lenient(&mut self, asm: &Asm) -> bool {
+        self.rounds += 1;
         if self.place(asm).is_err() {
             return false;
         }

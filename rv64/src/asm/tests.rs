@@ -475,3 +475,65 @@ fn conditions_have_inverses() {
         bne(A0, A1, crate::offset!(8))
     );
 }
+
+/// Branches that stand 2400 bytes apart, each going 4094 bytes, which is as far as it can: when one
+/// grows the one before it must, too. The last one must. Gives each branch and its target.
+fn dominoes(count: usize) -> (Asm, Vec<(Label, Label)>) {
+    let mut asm = Asm::new(Features::RV64GC);
+    asm.set_scratch(T2);
+    let mut pairs: Vec<(Label, Label)> = Vec::new();
+    for _ in 0..count {
+        let (from, to) = (asm.here(), asm.new_label());
+        asm.branch(Cond::Lt, A0, A1, to);
+        asm.data(&[0; 1690]);
+        if let Some((_, before)) = pairs.last() {
+            asm.bind(*before);
+        }
+        asm.data(&[0; 706]);
+        pairs.push((from, to));
+    }
+    asm.data(&[0; 2 << 10]);
+    if let Some((_, last)) = pairs.last() {
+        asm.bind(*last);
+    }
+    asm.emit(ret());
+    (asm, pairs)
+}
+
+#[test]
+fn growth_that_spreads_ends_within_the_cap() {
+    let many = layout::MAX_ROUNDS as usize;
+    for count in [2, many - 2, many, many + 2, 5 * many, 1000] {
+        let (asm, pairs) = dominoes(count);
+        let mut all = asm.clone();
+        all.close();
+        let bound = layout::Layout::limit(&all);
+        let layout = layout::Layout::settle(&all, layout::Base::At(0x1000)).unwrap();
+        let rounds = (bound.rounds, layout.rounds);
+        println!("{count}: {rounds:?}");
+        assert!(
+            bound.rounds <= layout::MAX_ROUNDS + 1,
+            "{count}: {rounds:?}"
+        );
+        assert!(
+            layout.rounds <= 2 * (layout::MAX_ROUNDS + 1),
+            "{count}: {rounds:?}"
+        );
+        let code = asm.finish(0x1000).unwrap();
+        assert!(code.bytes.len() as u64 <= bound.size(), "{count}");
+        for (from, to) in pairs {
+            let mut machine = Machine::default();
+            machine.set(A1, 1);
+            let from = code.address(from);
+            follow(&code, from, from + 8, &mut machine);
+            assert_eq!(machine.pc, code.address(to), "{count}");
+        }
+    }
+    let (asm, _) = dominoes(many / 2);
+    let rounds = layout::Layout::limit(&asm).rounds;
+    assert_eq!(
+        rounds as usize,
+        many / 2 + 1,
+        "each falls in a round of its own"
+    );
+}
