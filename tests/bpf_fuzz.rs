@@ -1,7 +1,7 @@
 //! Random programs do the same in the interpreter and compiled.
 //!
 //! `RVBPF_FUZZ_PROGRAMS` says how many, for each set of extensions that this machine has; 300 by
-//! default. Hosts that compile nothing run each twice in the interpreter. `examples/bpf_fuzz.rs`
+//! default. Hosts that compile nothing run each twice in the interpreter. `examples/bpf_fuzz`
 //! goes on with other seeds for as long as it is told.
 
 #[path = "bpf_fuzz/coverage.rs"]
@@ -10,11 +10,15 @@ mod coverage;
 mod fuzz;
 
 use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
 
 use fuzz::case::{Case, Keep};
 use fuzz::compare::{Failure, Machine, feature_sets};
-use fuzz::generate::case;
+use fuzz::generate::{case, case_for};
+use fuzz::kernel::{Kernel, Verdict};
 use fuzz::shrink::shrink;
+use fuzz::verifier::{Fate, Kind, attempt, hex, smaller, survive};
 use rvbpf::Features;
 use rvbpf::bpf::{AluOp, Op, Program};
 
@@ -46,6 +50,43 @@ fn both_sides_do_the_same() {
         println!("{name}: {} programs, {features:?}", programs());
     }
     println!("compiled: {}", machine.compiles());
+}
+
+/// The kernel does what interpreter and compiled code do, where this process may ask it.
+#[test]
+fn the_kernel_does_the_same() {
+    const PROGRAMS: u64 = 60;
+    let kernel = match Kernel::new() {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            let may_not = [ErrorKind::PermissionDenied, ErrorKind::Unsupported];
+            assert!(may_not.contains(&error.kind()), "bpf(2): {error}");
+            return println!("not shown: bpf(2): {error}");
+        }
+    };
+    let machine = Machine::new().expect("a runtime");
+    let mut accepted = 0;
+    for seed in 0..PROGRAMS {
+        let case = case_for(seed, kernel.profile());
+        match kernel.compare(&machine, &case, rvbpf::features()) {
+            Ok(Verdict::Same) => accepted += 1,
+            Ok(Verdict::Refused(reason)) => println!("seed {seed:#x}: {reason:?}"),
+            Ok(verdict @ Verdict::Fails(_)) => {
+                let mut fails = |other: &Case| {
+                    let verdict = kernel.compare(&machine, other, rvbpf::features());
+                    verdict.is_ok_and(|verdict| verdict.is_difference())
+                };
+                let small = match verdict.is_difference() {
+                    true => shrink(&case, &mut fails),
+                    false => case,
+                };
+                panic!("seed {seed:#x}: {verdict:?}\nshrunk: {small}");
+            }
+            Err(error) => panic!("seed {seed:#x}: the kernel does not run it: {error}"),
+        }
+    }
+    println!("{accepted} of {PROGRAMS} accepted; {:?}", kernel.ways());
+    assert!(accepted >= PROGRAMS / 2, "{accepted} of {PROGRAMS}");
 }
 
 /// The generator makes every kind of instruction, and a seed makes the same program again.
@@ -80,7 +121,7 @@ fn shrinking_leaves_what_matters() {
     let mut fails = |other: &Case| {
         runs.set(runs.get() + 1);
         let fit = match machine.run(other, Features::RV64GC) {
-            Ok(()) => true,
+            Ok(_) => true,
             Err(failure) => failure.is_difference(),
         };
         fit && other.ops().into_iter().flatten().any(is_it)
@@ -107,4 +148,29 @@ fn unfit_programs_are_told_apart() {
     })]];
     let failure = machine.run(&case, Features::RV64GC);
     assert!(matches!(failure, Err(Failure::Refused(_))), "{failure:?}");
+}
+
+/// Whatever the bytes, nothing panics, and what is accepted can be run.
+#[test]
+fn no_bytes_are_too_much() {
+    const PROGRAMS: u64 = 3_000;
+    let env = fuzz::host::env();
+    let mut fates = BTreeMap::new();
+    for seed in 0..PROGRAMS {
+        let (kind, bytes) = attempt(seed);
+        match survive(&env, &bytes) {
+            Ok(fate) => *fates.entry((kind, fate)).or_insert(0) += 1,
+            Err(why) => {
+                let small = hex(&smaller(&env, &bytes));
+                panic!("seed {seed:#x} ({kind:?}): {why}\nshrunk: {small}");
+            }
+        }
+    }
+    println!("{fates:#?}");
+    for kind in [Kind::Insns, Kind::Mutant] {
+        for fate in [Fate::Refused, Fate::Ran] {
+            let times = fates.get(&(kind, fate)).copied().unwrap_or(0);
+            assert!(times > PROGRAMS / 100, "{kind:?} {fate:?}: {times}");
+        }
+    }
 }

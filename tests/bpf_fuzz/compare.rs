@@ -14,6 +14,7 @@ use super::case::Case;
 use super::check::{Flaw, check};
 use super::crash::Watch;
 use super::host;
+use super::kernel::Way;
 
 /// The most instructions of a run.
 pub(crate) const BUDGET: u64 = 1_000_000;
@@ -50,12 +51,22 @@ pub(crate) enum Failure {
         interpreted: Outcome,
         compiled: Outcome,
     },
+    /// The kernel has not done the same. Where its interpreter has and its compiled code has not,
+    /// the fault is the kernel's.
+    KernelDiffers {
+        way: Way,
+        interpreted: Outcome,
+        kernel: Outcome,
+    },
 }
 
 impl Failure {
     /// Whether a smaller case that fails thus shows the same fault.
     pub(crate) fn is_difference(&self) -> bool {
-        matches!(self, Self::Differs { .. } | Self::Again { .. })
+        matches!(
+            self,
+            Self::Differs { .. } | Self::Again { .. } | Self::KernelDiffers { .. }
+        )
     }
 }
 
@@ -76,6 +87,14 @@ impl fmt::Display for Failure {
             } => {
                 writeln!(f, "compiled code differs:")?;
                 differences(f, ("interpreted", interpreted), ("compiled", compiled))
+            }
+            Self::KernelDiffers {
+                way,
+                interpreted,
+                kernel,
+            } => {
+                writeln!(f, "the kernel ({way:?}) differs:")?;
+                differences(f, ("interpreted", interpreted), ("kernel", kernel))
             }
         }
     }
@@ -116,8 +135,8 @@ impl Machine {
         self.runtime.is_some()
     }
 
-    /// Runs a case on both sides; without a compiled one, twice on the other.
-    pub(crate) fn run(&self, case: &Case, features: Features) -> Result<(), Failure> {
+    /// Runs a case on both sides; without a compiled one, twice on the other. Gives what it leaves.
+    pub(crate) fn run(&self, case: &Case, features: Features) -> Result<Outcome, Failure> {
         let program = Program::new(case.insns()).map_err(Failure::Refused)?;
         check(&program).map_err(Failure::Flawed)?;
         let first = self.interpreted(case, &program)?;
@@ -126,13 +145,13 @@ impl Machine {
             let _other: Vec<_> = (0..4).map(|_| Box::new([0_u64; 64])).collect();
             let second = self.interpreted(case, &program)?;
             return match first == second {
-                true => Ok(()),
+                true => Ok(first),
                 false => Err(Failure::Again { first, second }),
             };
         };
         let compiled = self.compiled(runtime, case, &program, features)?;
         match first == compiled {
-            true => Ok(()),
+            true => Ok(first),
             false => Err(Failure::Differs {
                 interpreted: first,
                 compiled,

@@ -10,14 +10,11 @@
 use rvbpf::bpf::{AluOp, BpfReg, Callee, Imm64, Op, Operand, Size, Width};
 
 use super::case::{Body, Case, Keep, Slot};
+use super::profile::Profile;
 use super::rng::Rng;
 
-/// The most instructions that a run of a program may take.
-const MAX_COST: u64 = 200_000;
 /// What functions other than the first find at `r1`, at least.
 const SUB_BUFFER_BYTES: i32 = 64;
-/// Four functions inside each other share 512.
-const MAX_STACK_WORDS: usize = 16;
 
 /// What a function expects in `r1`.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -52,8 +49,13 @@ pub(super) enum Calls {
     No,
 }
 
-/// The program of a seed.
+/// The program of a seed, for the compiler.
 pub(crate) fn case(seed: u64) -> Case {
+    case_for(seed, Profile::Ours)
+}
+
+/// The program of a seed.
+pub(crate) fn case_for(seed: u64, profile: Profile) -> Case {
     let mut rng = Rng::new(seed);
     let subs = rng.below(4);
     let style = Style {
@@ -68,8 +70,8 @@ pub(crate) fn case(seed: u64) -> Case {
     for index in (1..=subs).rev() {
         let first = rng.pick(&[FirstArg::Buffer, FirstArg::Buffer, FirstArg::Value]);
         let calls = rng.pick(&[Calls::Yes, Calls::No]);
-        let mut func = Func::new(&mut rng, style, &mut sigs, index, calls);
-        func.max_cost = 5_000;
+        let mut func = Func::new(&mut rng, (style, profile), &mut sigs, index, calls);
+        func.max_cost = profile.max_call_cost();
         func.enter(first, SUB_BUFFER_BYTES);
         let stmts = func.rng.between(2, 10);
         func.block(stmts);
@@ -90,7 +92,7 @@ pub(crate) fn case(seed: u64) -> Case {
         _ => Calls::Yes,
     };
     funcs[0] = main(
-        &mut Func::new(&mut rng, style, &mut sigs, 0, calls),
+        &mut Func::new(&mut rng, (style, profile), &mut sigs, 0, calls),
         buffer_bytes,
     );
     Case {
@@ -123,6 +125,7 @@ fn main(func: &mut Func<'_>, buffer_bytes: usize) -> Body {
 pub(super) struct Func<'a> {
     pub(super) rng: &'a mut Rng,
     pub(super) style: Style,
+    pub(super) profile: Profile,
     sigs: &'a mut [Option<Sig>],
     index: usize,
     pub(super) calls: Calls,
@@ -148,7 +151,7 @@ pub(super) struct Func<'a> {
 impl<'a> Func<'a> {
     fn new(
         rng: &'a mut Rng,
-        style: Style,
+        (style, profile): (Style, Profile),
         sigs: &'a mut [Option<Sig>],
         index: usize,
         calls: Calls,
@@ -156,6 +159,7 @@ impl<'a> Func<'a> {
         Self {
             rng,
             style,
+            profile,
             sigs,
             index,
             calls,
@@ -168,13 +172,14 @@ impl<'a> Func<'a> {
             counters: Vec::new(),
             times: 1,
             cost: 0,
-            max_cost: MAX_COST,
+            max_cost: profile.max_cost(),
             loops: 0,
             depth: 0,
         }
     }
 
     pub(super) fn push(&mut self, op: Op, keep: Keep) {
+        let op = self.profile.fit(op);
         self.body.push(Some(Slot { op, keep }));
         if op.len_insns() == 2 {
             self.body.push(None);
@@ -298,7 +303,7 @@ impl<'a> Func<'a> {
                 false => self.set(reg),
             }
         }
-        let words = self.rng.between(0, MAX_STACK_WORDS);
+        let words = self.rng.between(0, self.profile.max_stack_words());
         self.stack_bytes = match self.rng.chance(25) {
             true => 0,
             false => 8 * words as i32,

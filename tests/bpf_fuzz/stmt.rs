@@ -121,7 +121,7 @@ impl Func<'_> {
         let size = self.rng.pick(&Size::ALL);
         let bytes = size.bytes() as i32;
         // What is not atomic may be anywhere.
-        let step = match kind < 6 && self.rng.chance(10) {
+        let step = match kind < 6 && self.rng.chance(10) && self.profile.misaligns() {
             true => 1,
             false => bytes,
         };
@@ -168,6 +168,9 @@ impl Func<'_> {
     }
 
     fn atomic(&mut self, size: Size, dst: BpfReg, off: i16) {
+        if !self.profile.has_atomic(size) {
+            return self.arithmetic();
+        }
         let op = self.rng.pick(&AtomicOp::ALL);
         // What was there may go to it.
         let src = self.variable();
@@ -440,7 +443,7 @@ impl Func<'_> {
     }
 
     fn call_host(&mut self) {
-        if self.calls == Calls::No {
+        if self.calls == Calls::No || !self.profile.has_host() {
             return self.arithmetic();
         }
         let index = self.rng.below(ARITIES.len());

@@ -19,6 +19,7 @@ mod ci;
 mod conformance;
 mod elf;
 mod enter;
+mod fuzz;
 mod initramfs;
 mod kernel;
 mod lab;
@@ -43,6 +44,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::{
     bench::BENCHES,
+    fuzz::FuzzTarget,
     lab::{Lab, LabKind, Place},
     machine::{Clock, Cpu, Kernel, Machine},
     run::{Profile, Program, What},
@@ -102,12 +104,18 @@ enum Sub {
         #[command(flatten)]
         machine: MachineArgs,
     },
-    /// Compares random BPF programs, interpreted and compiled, until the time is
-    /// over or two differ.
+    /// Tries random BPF programs until the time is over or one fails.
     Fuzz {
-        /// How long.
-        #[arg(long, default_value_t = 60)]
-        seconds: u64,
+        /// What they are to find faults in. The verifier's need no riscv64: they
+        /// run on this machine unless another is chosen.
+        #[arg(long, default_value = "jit")]
+        target: FuzzTarget,
+        /// How long; 60 when neither this nor `--programs` is given.
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// How many programs; with `--target kernel`, that its verifier accepts.
+        #[arg(long)]
+        programs: Option<u64>,
         /// Where to begin; the clock when left out.
         #[arg(long)]
         seed: Option<String>,
@@ -155,10 +163,8 @@ impl MachineArgs {
     /// The places that are meant, in `lab`; `cpus` when none is chosen.
     fn places(&self, lab: &Lab, cpus: &[Cpu]) -> Result<Vec<Place>> {
         if let LabKind::Native = lab.kind {
-            let chosen = !self.cpu.is_empty() || !self.kernel.is_empty();
-            let chosen = chosen || self.smp.is_some() || self.icount;
             ensure!(
-                !chosen,
+                !self.is_chosen(),
                 "this is a riscv64 machine: there is no other to choose"
             );
             return Ok(vec![Place::Here]);
@@ -182,6 +188,12 @@ impl MachineArgs {
             })
         });
         Ok(machines.map(Place::Vm).collect())
+    }
+
+    /// Whether any machine is chosen.
+    fn is_chosen(&self) -> bool {
+        let kind = !self.cpu.is_empty() || !self.kernel.is_empty();
+        kind || self.smp.is_some() || self.icount
     }
 
     /// The one place that is meant.
@@ -275,16 +287,17 @@ fn xtask(command: Sub) -> Result<ExitCode> {
             Ok(exit(well))
         }
         Sub::Fuzz {
+            target,
             seconds,
+            programs,
             seed,
             machine,
         } => {
-            let mut args = vec!["--seconds".to_owned(), seconds.to_string()];
-            args.extend(
-                seed.into_iter()
-                    .flat_map(|seed| ["--seed".to_owned(), seed]),
-            );
-            let what = What::Target(vec!["--example".to_owned(), "bpf_fuzz".to_owned()]);
+            let args = fuzz::arguments(target, seconds, programs, seed);
+            if target == FuzzTarget::Verifier && !machine.is_chosen() {
+                return Ok(exit(fuzz::here(&args)?));
+            }
+            let what = What::Target(fuzz::EXAMPLE.map(str::to_owned).into());
             run_program(&Program { what, args }, Profile::Release, &[], &machine)
         }
         Sub::Ci { machine } => {
