@@ -7,6 +7,7 @@ use std::time::Duration;
 
 #[cfg(target_arch = "riscv64")]
 use rvbpf::Runtime;
+use rvbpf::RxAddr;
 use rvbpf::bpf::{
     AluOp, BpfInsn, BpfReg, Callee, Cond, Env, Imm64, Interpreter, MAX_INSNS, Op, Operand, Options,
     Program, Reason, Width,
@@ -232,7 +233,8 @@ fn slow_the_compiler_takes_time_linear_in_the_length() {
     for (name, shape) in SHAPES {
         assert_linear(name, |len| {
             let (program, env) = (verified(shape, len), Env::new());
-            let code = move || program.code(&env, Options::default(), 0x1000);
+            let base = RxAddr::new(0x1000);
+            let code = move || program.compile(&env, Options::default(), base);
             Box::new(move || drop(code().expect("it is compiled")))
         });
     }
@@ -258,7 +260,7 @@ fn slow_programs_of_a_million_instructions_run() {
                 "{name}: no distance is far in {bytes} bytes"
             );
             // SAFETY: 1. as above.
-            let got = unsafe { code.run([0; 5]) };
+            let got = unsafe { code.run([0; 5]) }.unwrap();
             assert_eq!(got, want, "{name}");
         }
     }

@@ -19,6 +19,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use rvbpf::RxAddr;
 use rvbpf::bpf::{
     BpfInsn, BpfReg, Env, Fault, INSN_BYTES, Interpreter, LoadError, MAX_INSNS, Op, Options,
     Program, Stop,
@@ -227,7 +228,7 @@ fn lives(env: &Env, bytes: &[u8]) -> Result<Fate, String> {
         return Err("an accepted program without text".to_owned());
     }
     let interpreter = Interpreter::new(&program, env);
-    let code = program.code(env, Options::default(), 0x1000);
+    let code = program.compile(env, Options::default(), RxAddr::new(0x1000));
     let interpreter = match (interpreter, code) {
         (Ok(interpreter), Ok(_)) => interpreter,
         (Err(a), Err(LoadError::Refused(b))) if a == b => return Ok(Fate::Lacks),

@@ -167,7 +167,7 @@ impl<'a> Bench<'a> {
                     self.fill(run as u64);
                     // SAFETY: 1. as above.
                     let ended = unsafe { code.run([0; 5]) };
-                    assert_eq!(ended, 0);
+                    assert_eq!(ended, Ok(0));
                     if self.memory != *want {
                         let of = format!("for {name}, calls: {calls:?}");
                         panic!("{of}: {}", self.difference(run as u64, want));
