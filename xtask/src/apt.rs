@@ -1,7 +1,8 @@
-//! Fetching riscv64 packages of any Debian suite and taking files out of them,
-//! without installing them: kernels now, libraries to hook later.
+//! Fetching packages of any Debian suite and taking files out of them, without
+//! installing them: kernels, a compiler, libraries to hook later.
 //!
-//! Key type: [`Apt`]. Neighbours: `kernel` uses it; `tree` lends it `apt`.
+//! Key type: [`Apt`]. Neighbours: `kernel` and `clang` use it; `tree` lends it
+//! `apt`.
 //! Source: `apt-get(8)`, `apt.conf(5)`.
 
 use std::{
@@ -19,20 +20,25 @@ use crate::{
     tree::{SUITE, Tree},
 };
 
-/// The package index of one suite, in a folder of its own.
+/// Debian's word for the guest's architecture.
+pub(crate) const GUEST_ARCH: &str = "riscv64";
+
+/// The package index of one suite and one architecture, in a folder of its own.
 pub(crate) struct Apt<'a> {
     tree: &'a Tree,
     stage: &'a Path,
     dir: PathBuf,
+    arch: &'static str,
 }
 
 impl<'a> Apt<'a> {
-    /// Fetches the index of `suite` into `dir/apt`.
+    /// Fetches the index of `suite` for `arch`, which is Debian's word, into
+    /// `dir/apt`.
     pub(crate) fn update(
         tree: &'a Tree,
         stage: &'a Path,
         dir: &Path,
-        suite: &str,
+        (suite, arch): (&str, &'static str),
         step: &Step,
     ) -> Result<Self> {
         let dir = dir.join("apt");
@@ -42,7 +48,12 @@ impl<'a> Apt<'a> {
         let sources = fs::read_to_string(tree.host_path("etc/apt/sources.list"))?;
         fs::write(dir.join("sources.list"), sources.replace(SUITE, suite))?;
         fs::write(dir.join("status"), "")?;
-        let apt = Self { tree, stage, dir };
+        let apt = Self {
+            tree,
+            stage,
+            dir,
+            arch,
+        };
         let mut update = apt.command("apt-get", &apt.dir);
         run_step(
             update.args(["update", "--error-on=any"]),
@@ -106,12 +117,12 @@ impl<'a> Apt<'a> {
         let mut command = inside.command(program);
         let dir = self.dir.display();
         let options = [
-            "APT::Architecture=riscv64".to_owned(),
-            "APT::Architectures=riscv64".to_owned(),
+            format!("APT::Architecture={}", self.arch),
+            format!("APT::Architectures={}", self.arch),
             "APT::Sandbox::User=root".to_owned(),
             "Acquire::Retries=3".to_owned(),
             // A mirror that lags serves an index past its date. It is signed all the
-            // same, and what comes from it runs in a VM only.
+            // same.
             "Acquire::Check-Valid-Until=false".to_owned(),
             "Acquire::Languages=none".to_owned(),
             format!("Dir::Etc::SourceList={dir}/sources.list"),

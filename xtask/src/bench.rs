@@ -3,11 +3,16 @@
 //!
 //! A bench is a program `benches/NAME.rs` with `harness = false`. It is run once
 //! for each thing that it measures, with [`MEASURE_VAR`] naming that thing, and
-//! writes its [`Row`]s as a JSON array to `NAME.json` in the out folder.
+//! writes its [`Row`]s as a JSON array to `NAME.json` in the out folder. What it
+//! needs beyond itself is made before, and lies in the folder that
+//! [`MATERIAL_VAR`] names.
 //!
 //! Key types: [`Bench`], [`Row`]. Neighbour: `run`.
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
@@ -16,7 +21,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     cargo::Want,
-    lab::{Lab, Load, MEASURE_VAR, Place},
+    corpus,
+    lab::{Lab, Load, MATERIAL_VAR, MEASURE_VAR, Place},
     machine::{Clock, Machine},
     run,
     vm::Console,
@@ -28,7 +34,11 @@ pub(crate) struct Bench {
     pub(crate) name: &'static str,
     about: &'static str,
     measures: &'static [Measure],
+    material: Option<Material>,
 }
+
+/// Makes what a bench needs on a machine, in a folder, and gives the files.
+type Material = fn(&Lab, Place, &Path) -> Result<Vec<PathBuf>>;
 
 /// What a run of a bench measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,16 +50,24 @@ enum Measure {
 }
 
 /// All benches.
-pub(crate) const BENCHES: [Bench; 2] = [
+pub(crate) const BENCHES: [Bench; 3] = [
     Bench {
         name: "trampoline",
         about: "what a hooked call costs beyond an unhooked one",
         measures: &[Measure::Insns],
+        material: None,
     },
     Bench {
         name: "pack",
         about: "what code memory costs, from packs and from one mapping per program",
         measures: &[Measure::Insns, Measure::Time],
+        material: None,
+    },
+    Bench {
+        name: "jit",
+        about: "what compiled BPF programs execute, beside the kernel's code and clang's",
+        measures: &[Measure::Insns],
+        material: Some(corpus::build),
     },
 ];
 
@@ -64,6 +82,9 @@ pub(crate) struct Row {
     peer: Option<String>,
     #[serde(default)]
     peer_value: Option<f64>,
+    /// The processor, where the bench depends on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cpu: Option<String>,
 }
 
 /// The bench `name`.
@@ -88,6 +109,11 @@ pub(crate) fn bench(lab: &Lab, place: Place, bench: &Bench, console: Console) ->
         bail!("cargo built no bench {}", bench.name);
     };
     let dir = lab.workspace.bench_dir();
+    let material_dir = lab.workspace.lab_dir().join("bench").join(bench.name);
+    let files = match bench.material {
+        Some(make) => make(lab, place, &material_dir)?,
+        None => Vec::new(),
+    };
     let mut rows: Vec<Row> = Vec::new();
     for measure in bench.measures {
         let (word, place) = match (measure, place) {
@@ -106,7 +132,13 @@ pub(crate) fn bench(lab: &Lab, place: Place, bench: &Bench, console: Console) ->
         let kind = Kind::Program {
             args: vec!["--bench".to_owned()],
         };
-        load.add(executable, kind, &[(MEASURE_VAR, word)]);
+        let material = material_dir.to_string_lossy();
+        load.add(
+            executable,
+            kind,
+            &[(MEASURE_VAR, word), (MATERIAL_VAR, &material)],
+        );
+        load.files.extend(files.iter().cloned());
         let code = run::run(lab, place, &load, console)?;
         ensure!(
             code == 0,
@@ -114,16 +146,31 @@ pub(crate) fn bench(lab: &Lab, place: Place, bench: &Bench, console: Console) ->
             bench.name
         );
         lab.run_dir.copy_out(&dir)?;
-        rows.extend(read_rows(
-            &lab.run_dir.out().join(format!("{}.json", bench.name)),
-        )?);
+        let measured = read_rows(&lab.run_dir.out().join(format!("{}.json", bench.name)))?;
+        rows.extend(measured.into_iter().map(|row| Row {
+            cpu: cpu_of(bench, place),
+            ..row
+        }));
     }
     ensure!(!rows.is_empty(), "bench {} measured nothing", bench.name);
     let file = dir.join(format!("{}.json", bench.name));
     fs::write(&file, serde_json::to_string_pretty(&rows)? + "\n")?;
-    println!("{}: {}\n{}", bench.name, bench.about, table(&rows));
+    println!(
+        "{}: {} ({place})\n{}",
+        bench.name,
+        bench.about,
+        table(&rows)
+    );
     println!("written to {}", file.display());
     Ok(())
+}
+
+/// The processor, if the bench's material is made for it.
+fn cpu_of(bench: &Bench, place: Place) -> Option<String> {
+    match (bench.material, place) {
+        (Some(_), Place::Vm(machine)) => Some(machine.cpu.to_string()),
+        _ => None,
+    }
 }
 
 fn read_rows(path: &Path) -> Result<Vec<Row>> {
@@ -169,7 +216,10 @@ mod tests {
     fn an_unknown_bench_lists_those_there_are() {
         assert_eq!(find("pack").unwrap().name, "pack");
         let text = find("speed").unwrap_err().to_string();
-        assert_eq!(text, "there is no bench speed; there are: trampoline, pack");
+        assert_eq!(
+            text,
+            "there is no bench speed; there are: trampoline, pack, jit"
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Result, bail, ensure};
 
 use crate::{
-    apt::Apt,
+    apt::{Apt, GUEST_ARCH},
     cache::{Cache, RoomMib},
     initramfs::files_under,
     machine::Kernel,
@@ -35,7 +35,7 @@ pub(crate) fn image(cache: &Cache, tree: &Tree, stage: &Path, kernel: Kernel) ->
     };
     let make = |dir: &Path| {
         let step = Step::new(&format!("fetching the {name} kernel (once; about 100 MB)"));
-        let apt = Apt::update(tree, stage, dir, suite, &step)?;
+        let apt = Apt::update(tree, stage, dir, (suite, GUEST_ARCH), &step)?;
         let packages = parts(&apt)?;
         let files = dir.join("files");
         fs::create_dir(&files)?;

@@ -31,6 +31,8 @@ use crate::{
 pub(crate) const AS_VAR: &str = "RVBPF_AS";
 /// The variable that says what a bench is to measure.
 pub(crate) const MEASURE_VAR: &str = "RVBPF_MEASURE";
+/// The variable that says where a bench finds what was made for it.
+pub(crate) const MATERIAL_VAR: &str = "RVBPF_MATERIAL";
 
 /// Where riscv64 code is built and run.
 pub(crate) struct Lab {
@@ -203,7 +205,7 @@ fn env_for(load: &Load, out: &Path) -> Vec<Job> {
 /// that start with `RVBPF_`, but those that name something on this machine or
 /// that the lab sets itself.
 pub(crate) fn settings() -> impl Iterator<Item = (String, String)> {
-    const NOT: [&str; 3] = [OUT_VAR, MEASURE_VAR, AS_VAR];
+    const NOT: [&str; 4] = [OUT_VAR, MEASURE_VAR, MATERIAL_VAR, AS_VAR];
     env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("RVBPF_") && !NOT.contains(&name.as_str()))

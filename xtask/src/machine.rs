@@ -39,6 +39,13 @@ impl Cpu {
     }
 }
 
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.to_possible_value();
+        f.write_str(name.as_ref().map_or("", |name| name.get_name()))
+    }
+}
+
 /// Which kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Kernel {
@@ -96,17 +103,8 @@ impl fmt::Display for Machine {
         let name = |value: Option<clap::builder::PossibleValue>| {
             value.map_or_else(String::new, |value| value.get_name().to_owned())
         };
-        let (cpu, kernel) = (
-            self.cpu.to_possible_value(),
-            self.kernel.to_possible_value(),
-        );
-        write!(
-            f,
-            "{}, {} kernel, {} hart(s)",
-            name(cpu),
-            name(kernel),
-            self.harts
-        )?;
+        let kernel = name(self.kernel.to_possible_value());
+        write!(f, "{}, {kernel} kernel, {} hart(s)", self.cpu, self.harts)?;
         match self.clock {
             Clock::Host => Ok(()),
             Clock::Instructions => f.write_str(", counting instructions"),

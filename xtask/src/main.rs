@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! main ─ test, run, bench, ci ─ lab ─┬─ (native) ─────────────── lab_init::runner
-//!                                    └─ vm_lab ─┬─ tree, enter, apt, kernel, vendor ─ cache
+//!                                    └─ vm_lab ─┬─ tree, enter, apt, kernel, clang, vendor ─ cache
 //!                                               ├─ cargo, elf, initramfs
 //!                                               └─ vm, machine ═ serial line ═ lab_init
 //! ```
@@ -16,7 +16,9 @@ mod bench;
 mod cache;
 mod cargo;
 mod ci;
+mod clang;
 mod conformance;
+mod corpus;
 mod elf;
 mod enter;
 mod fuzz;

@@ -74,7 +74,7 @@ impl Tree {
 }
 
 /// Debian's word for the host's architecture.
-fn debian_arch(arch: &str) -> Result<&'static str> {
+pub(crate) fn debian_arch(arch: &str) -> Result<&'static str> {
     match arch {
         "x86_64" => Ok("amd64"),
         "aarch64" => Ok("arm64"),

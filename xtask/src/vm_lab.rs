@@ -40,10 +40,10 @@ const SILENCE_COUNTING: Duration = Duration::from_secs(600);
 /// The lab in a VM.
 pub(crate) struct VmLab {
     workspace: Workspace,
-    cache: Cache,
+    pub(crate) cache: Cache,
     pub(crate) tree: Tree,
     cargo_home: PathBuf,
-    stage: PathBuf,
+    pub(crate) stage: PathBuf,
 }
 
 impl VmLab {
