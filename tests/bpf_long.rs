@@ -253,7 +253,7 @@ fn slow_programs_of_a_million_instructions_run() {
         {
             let runtime = Runtime::new().expect("a runtime");
             let code = runtime.load(&program, &env).expect("it is compiled");
-            let bytes = code.rx().len();
+            let bytes = code.rx().len_bytes;
             println!("{name}: {bytes} bytes");
             assert!(
                 bytes > 2 << 20,

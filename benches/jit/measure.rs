@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use rvbpf::Runtime;
-use rvbpf::bpf::{BpfProg, Env, Interpreter, Options, Program};
+use rvbpf::bpf::{Env, Interpreter, Options, Program};
 use serde::Serialize;
 
 use crate::corpus::{Library, Memory, Source};
