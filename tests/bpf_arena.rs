@@ -69,7 +69,7 @@ fn cast(dst: BpfReg, src: BpfReg, to: u16) -> Op {
     Op::AddrSpaceCast { dst, src, to, from }
 }
 
-/// Every access to 8 bytes at `r2` or less, with its value in `r3` and an expectation in `r0`.
+/// Every access at `r2`: it stores `r3` or a constant, compares `r0`, loads to `r4`.
 fn accesses() -> Vec<Op> {
     let (dst, src, off) = (R2, R3, 0);
     let mut all = Vec::new();
@@ -117,8 +117,7 @@ fn accesses() -> Vec<Op> {
     all
 }
 
-/// One access through the pointer in `r1`; all registers that it may write, mixed, and how often
-/// it came back.
+/// Accesses through the pointer in `r2`; what they bring to `r0`, `r3` and `r4`, mixed.
 fn mixed(access: &[Op]) -> Program {
     let mut b = ProgramBuilder::new();
     b.ld_imm64(R3, 0x1122_3344_5566_7788).ld_imm64(R4, 5);
@@ -132,7 +131,7 @@ fn mixed(access: &[Op]) -> Program {
     b.finish().unwrap()
 }
 
-/// What programs see of memory that is not there: zeros.
+/// What is in the page.
 const MEM: u64 = 0x8182_8384_8586_8788;
 
 /// Every access does the same through a cast, by offset, and to memory of the process; where there

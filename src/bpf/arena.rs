@@ -46,6 +46,28 @@ const WINDOW_BYTES: u64 = 1 << 32;
 const GUARD_BYTES: u64 = 1 << 16;
 
 /// Memory with 32-bit pointers. Clones share it; it goes with the last of them.
+///
+/// ```
+/// use rvbpf::bpf::{Arena, BpfReg::*, Env, Interpreter, Op, ProgramBuilder, Size};
+///
+/// // What r1, a pointer into the arena, points to.
+/// let mut b = ProgramBuilder::new();
+/// b.op(Op::AddrSpaceCast { dst: R1, src: R1, to: 0, from: 1 });
+/// b.load(Size::Dw, R0, R1, 0).exit();
+/// let program = b.finish()?;
+///
+/// let arena = Arena::new(16)?;
+/// let page = arena.alloc(1)?;
+/// arena.write(page, &7_u64.to_ne_bytes())?;
+/// let env = Env::new().arena(&arena);
+/// let interpreter = Interpreter::new(&program, &env)?;
+/// for (ptr, want) in [(page, 7), (0x1234_5678, 0)] {
+///     // SAFETY: it reads the arena, whether there is a page or not.
+///     let r0 = unsafe { interpreter.run([ptr.into(), 0, 0, 0, 0], 10) };
+///     assert_eq!(r0, Ok(want));
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 #[doc(alias = "BPF_MAP_TYPE_ARENA")]
 pub struct Arena(Arc<Inner>);

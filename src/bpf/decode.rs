@@ -6,11 +6,11 @@
 //! Neighbours: `insn`, `op`; `encode` is the way back. Source: RFC 9669, chapters 3 to 5; kernel
 //! `kernel/bpf/verifier.c` for what is reserved.
 
+use super::arena_op::ArenaOp;
 use super::error::Reason;
 use super::insn::{BpfInsn, BpfReg, code};
 use super::op::{
-    AluOp, ArenaOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Imm64, Op, Operand, Size,
-    Width,
+    AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Imm64, Op, Operand, Size, Width,
 };
 
 impl Op {

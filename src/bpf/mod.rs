@@ -12,6 +12,7 @@
 //! | module | holds |
 //! | --- | --- |
 //! | `insn`, `op` | [`BpfInsn`] as encoded, [`Op`] as meant |
+//! | `arena_op` | [`ArenaOp`]: accesses by offset in an arena |
 //! | `decode`, `encode` | from one to the other |
 //! | `regs` | which registers an instruction reads and writes |
 //! | `disasm` | the kernel's text form of [`Op`], [`Program::disassemble`] |
@@ -32,6 +33,7 @@
 //! Source: RFC 9669; kernel `Documentation/bpf/standardization/instruction-set.rst`.
 
 mod arena;
+mod arena_op;
 mod array;
 mod builder;
 mod decode;
@@ -57,6 +59,7 @@ mod tables;
 mod verify;
 
 pub use arena::{Arena, arena_alloc_pages, arena_free_pages};
+pub use arena_op::ArenaOp;
 pub(crate) use array::synchronize;
 pub use array::{ProgArray, ProgArrayError};
 pub use builder::{Label, ProgramBuilder};
@@ -71,8 +74,7 @@ pub use line::LineInfo;
 pub use loaded::{BpfProg, Options};
 pub use objects::MapObject;
 pub use op::{
-    AluOp, ArenaOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Fetch, Imm64, Op, Operand,
-    Size, Width,
+    AluOp, AtomicOp, ByteOrder, Callee, Cond, Extend, Fault, Fetch, Imm64, Op, Operand, Size, Width,
 };
 pub use program::{
     Extra, Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, MAX_TAIL_CALLS, Program,

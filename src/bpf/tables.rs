@@ -4,10 +4,16 @@
 //! eight times an index, loads the eight bytes there, and jumps to what they say. What that is, the
 //! address of code or the index of an instruction, is the affair of whoever runs it.
 //!
-//! Key types: [`JumpTable`], [`Tables`]. Neighbours: `verify` follows every element; `interp` and
-//! `jit` make tables of their own. Source: kernel `kernel/bpf/bpf_insn_array.c`.
+//! Key types: [`JumpTable`], [`Tables`]. Neighbours: `verify` asks where functions go by them
+//! ([`lead`]) and follows every element; `interp` and `jit` make tables of their own. Source: kernel
+//! `kernel/bpf/bpf_insn_array.c`.
 
+use std::collections::BTreeMap;
+
+use super::error::{Reason, Refusal};
 use super::op::{Imm64, Op};
+use super::program::Func;
+use super::verify::refuse;
 
 /// What a program takes for a map of code addresses.
 #[derive(Clone, Eq, PartialEq, Debug)]
@@ -32,8 +38,79 @@ impl JumpTable {
     }
 }
 
-/// The tables of a program, in memory that it reads.
-#[derive(Clone, Debug)]
+/// Finds where functions go by tables: [`Func::table_targets`].
+pub(crate) fn lead(
+    ops: &[Option<Op>],
+    funcs: &mut [Func],
+    tables: &[JumpTable],
+) -> Result<(), Refusal> {
+    let mut places = BTreeMap::new();
+    for table in tables {
+        if places.insert(table.map, table).is_some() {
+            return refuse(0, Reason::TableTwice { map: table.map });
+        }
+    }
+    let referred = references(ops, &places)?;
+    for table in tables {
+        let of = |insn: usize| funcs.partition_point(|func| func.start <= insn) - 1;
+        let Some(func) = table.targets.first().map(|to| of(*to)) else {
+            continue;
+        };
+        let begins = |to: usize| ops.get(to).is_some_and(Option::is_some) && of(to) == func;
+        if let Some(&target) = table.targets.iter().find(|to| !begins(**to)) {
+            let map = table.map;
+            let at = referred.get(&map).copied().unwrap_or(0);
+            return refuse(at, Reason::TableTarget { map, target });
+        }
+        funcs[func].table_targets.extend(&table.targets);
+    }
+    for func in funcs {
+        let is_jump = |at: &usize| matches!(ops[*at], Some(Op::JumpReg { .. }));
+        match (func.start..func.end).find(is_jump) {
+            None => func.table_targets.clear(),
+            Some(at) if func.table_targets.is_empty() => return refuse(at, Reason::NoTable),
+            Some(_) => {}
+        }
+        func.table_targets.sort_unstable();
+        func.table_targets.dedup();
+    }
+    Ok(())
+}
+
+/// The first instruction that refers to each table; all refer to an element.
+fn references(
+    ops: &[Option<Op>],
+    tables: &BTreeMap<i32, &JumpTable>,
+) -> Result<BTreeMap<i32, usize>, Refusal> {
+    let mut referred = BTreeMap::new();
+    for (at, op) in ops.iter().enumerate() {
+        let Some(Op::LdImm64 { imm, .. }) = *op else {
+            continue;
+        };
+        let Imm64::MapIdxValue { idx: id, off } = imm else {
+            continue;
+        };
+        let Some(table) = tables.get(&id) else {
+            continue;
+        };
+        referred.entry(id).or_insert(at);
+        let len_bytes = table.len_bytes();
+        if u64::from(off) >= len_bytes {
+            let what = "the jump table at map";
+            let reason = Reason::ValueBounds {
+                what,
+                id,
+                off,
+                len_bytes,
+            };
+            return refuse(at, reason);
+        }
+    }
+    Ok(referred)
+}
+
+/// The tables of a program, in memory that it reads, which stays where it is.
+#[derive(Debug)]
 pub(crate) struct Tables(Vec<(i32, Box<[u64]>)>);
 
 impl Tables {

@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | decode | unknown codes, reserved fields, missing halves, writes of `r10` |
 //! | functions | calls to nowhere, jumps out of a function or into a constant, ends without exit |
+//! | tables | jump tables that lead to nowhere, jumps without one |
 //! | paths | unreachable instructions, registers that nobody has set, stack beyond its bounds |
 //! | calls | recursion, too many frames, too much stack together |
 //!
@@ -13,14 +14,12 @@
 //! Key function: [`verify`]. Neighbours: `op` decodes, `program` keeps the result. Source: kernel
 //! `kernel/bpf/verifier.c` (`check_subprogs`, `check_cfg`, `check_max_stack_depth`).
 
-use std::collections::BTreeMap;
-
 use super::error::{Reason, Refusal};
 use super::insn::{BpfInsn, BpfReg};
 use super::op::{AluOp, Callee, Imm64, Op, Operand, Width};
 use super::program::{Extra, Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, target};
 use super::regs::{ARGS, RegSet, bit};
-use super::tables::JumpTable;
+use super::tables;
 
 type Ops = Vec<Option<Op>>;
 
@@ -28,7 +27,7 @@ type Ops = Vec<Option<Op>>;
 pub(crate) fn verify(insns: &[BpfInsn], extra: &Extra) -> Result<(Ops, Vec<Func>), Refusal> {
     let ops = decode(insns)?;
     let mut funcs = functions(&ops, extra)?;
-    lead_tables(&ops, &mut funcs, &extra.jump_tables)?;
+    tables::lead(&ops, &mut funcs, &extra.jump_tables)?;
     let mut stacks = Vec::with_capacity(funcs.len());
     let mut kinds = vec![Kind::Sub; ops.len()];
     let passed: Vec<usize> = pointed_to(&ops).map(|(_, to)| to as usize).collect();
@@ -50,7 +49,7 @@ pub(crate) fn verify(insns: &[BpfInsn], extra: &Extra) -> Result<(Ops, Vec<Func>
     Ok((ops, funcs))
 }
 
-fn refuse<T>(insn: usize, reason: Reason) -> Result<T, Refusal> {
+pub(crate) fn refuse<T>(insn: usize, reason: Reason) -> Result<T, Refusal> {
     Err(Refusal { insn, reason })
 }
 
@@ -157,67 +156,6 @@ fn functions(ops: &Ops, extra: &Extra) -> Result<Vec<Func>, Refusal> {
         func.callees.dedup();
     }
     Ok(funcs)
-}
-
-/// Finds where functions go by tables.
-fn lead_tables(ops: &Ops, funcs: &mut [Func], tables: &[JumpTable]) -> Result<(), Refusal> {
-    let mut places = BTreeMap::new();
-    for table in tables {
-        if places.insert(table.map, table).is_some() {
-            return refuse(0, Reason::TableTwice { map: table.map });
-        }
-    }
-    let mut referred = BTreeMap::new();
-    for (at, op) in ops.iter().enumerate() {
-        let Some(Op::LdImm64 {
-            imm: Imm64::MapIdxValue { idx: id, off },
-            ..
-        }) = *op
-        else {
-            continue;
-        };
-        let Some(table) = places.get(&id) else {
-            continue;
-        };
-        referred.entry(id).or_insert(at);
-        let len_bytes = table.len_bytes();
-        if u64::from(off) >= len_bytes {
-            let what = "the jump table at map";
-            return refuse(
-                at,
-                Reason::ValueBounds {
-                    what,
-                    id,
-                    off,
-                    len_bytes,
-                },
-            );
-        }
-    }
-    for table in tables {
-        let of = |insn: usize| funcs.partition_point(|func| func.start <= insn) - 1;
-        let Some(func) = table.targets.first().map(|to| of(*to)) else {
-            continue;
-        };
-        let begins = |to: usize| ops.get(to).is_some_and(Option::is_some) && of(to) == func;
-        if let Some(&target) = table.targets.iter().find(|to| !begins(**to)) {
-            let map = table.map;
-            let at = referred.get(&map).copied().unwrap_or(0);
-            return refuse(at, Reason::TableTarget { map, target });
-        }
-        funcs[func].table_targets.extend(&table.targets);
-    }
-    for func in funcs {
-        let is_jump = |at: &usize| matches!(ops[*at], Some(Op::JumpReg { .. }));
-        match (func.start..func.end).find(is_jump) {
-            None => func.table_targets.clear(),
-            Some(at) if func.table_targets.is_empty() => return refuse(at, Reason::NoTable),
-            Some(_) => {}
-        }
-        func.table_targets.sort_unstable();
-        func.table_targets.dedup();
-    }
-    Ok(())
 }
 
 /// Where an instruction goes besides the next one, if it says so itself; of [`Op::JumpReg`] see

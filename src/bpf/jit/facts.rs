@@ -362,7 +362,8 @@ impl Facts {
         let mut forms = Forms::default();
         let mut comes_on = true;
         let mut at_jumps = Forms::ALL;
-        for at in func.start..func.end {
+        let range = func.start..func.end;
+        for at in range {
             let Some(op) = ops[at] else { continue };
             if let Some(known) = &mut self.forms[at] {
                 // The first instruction is come to from outside, too.

@@ -54,7 +54,7 @@ use super::tables::Tables;
 use super::verify::jump_of;
 
 /// A compiled program, for any address yet.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Object {
     asm: Asm,
     probes: Vec<ProbeLabels>,
@@ -93,7 +93,7 @@ pub enum Budget {
 }
 
 /// A compiled program for one address.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct Linked {
     pub(crate) bytes: Vec<u8>,
     /// By address.
@@ -188,7 +188,7 @@ impl Object {
 pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Object, Refusal> {
     check_imports(program, env)?;
     // The code refers to tables of its own.
-    let tables = program.tables().clone();
+    let tables = Tables::new(&program.extra().jump_tables);
     let mut blind = plan.blind;
     let facts = Facts::new(program, env);
     let spaces = Spaces::new(program);

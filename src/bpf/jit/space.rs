@@ -63,7 +63,8 @@ impl Spaces {
         let mut now = ANY;
         let mut comes_on = true;
         let mut at_jumps = 0;
-        for at in func.start..func.end {
+        let range = func.start..func.end;
+        for at in range {
             let Some(op) = ops[at] else { continue };
             if let Some(known) = &mut self.met[at] {
                 learnt |= comes_on && join(known, now);

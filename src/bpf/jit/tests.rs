@@ -6,9 +6,9 @@ use rv64::Features;
 
 use super::super::insn::BpfReg::{self, R0, R1, R2, R3, R6, R10};
 use super::super::op::{
-    AluOp, ArenaOp, AtomicOp, Callee, Cond, Extend, Fault, Fetch, Op, Operand, Size, Width,
+    AluOp, AtomicOp, Callee, Cond, Extend, Fault, Fetch, Op, Operand, Size, Width,
 };
-use super::super::{Arena, Env, Extra, JumpTable, Program};
+use super::super::{Arena, ArenaOp, Env, Extra, JumpTable, Program};
 use super::{Plan, compile};
 
 mod blind;
