@@ -22,6 +22,8 @@ use crate::{
 
 /// The tests of a package that runs on the host only.
 const HOST_ONLY: &str = "xtask";
+/// A package that is built on demand only: Cranelift alone takes minutes.
+pub(crate) const ON_DEMAND: &str = "rvbpf-peers";
 /// What is built for testing. Examples and benches are programs, not tests.
 const TEST_ARGS: [&str; 4] = ["--no-run", "--lib", "--bins", "--tests"];
 
@@ -72,8 +74,14 @@ impl Selection {
             );
         }
         Some(match side {
-            Side::Vm => vec!["--workspace", "--exclude", HOST_ONLY],
-            Side::Host | Side::Both => vec!["--workspace"],
+            Side::Vm => vec![
+                "--workspace",
+                "--exclude",
+                HOST_ONLY,
+                "--exclude",
+                ON_DEMAND,
+            ],
+            Side::Host | Side::Both => vec!["--workspace", "--exclude", ON_DEMAND],
         })
     }
 }
