@@ -106,11 +106,13 @@ fn some_insn(rng: &mut Rng, reach: usize) -> BpfInsn {
             ]),
             false => rng.imm(),
         };
+        // Not so far that most programs are refused for it.
+        let near = rng.between(0, reach) as i16 - (reach / 4) as i16;
         let insn = BpfInsn {
             code: rng.next() as u8,
             dst: rng.below(10) as u8,
             src: rng.pick(&[0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
-            off: rng.pick(&[0, 0, 1, rng_off(reach), -8, -16, 8, 16]),
+            off: rng.pick(&[0, 0, 1, near, near, near, -8, 16]),
             imm,
         };
         if Op::decode(&[insn, BpfInsn::default()]).is_ok() {
@@ -118,11 +120,6 @@ fn some_insn(rng: &mut Rng, reach: usize) -> BpfInsn {
         }
     }
     BpfInsn::default()
-}
-
-/// Not so far that most programs are refused for it.
-fn rng_off(reach: usize) -> i16 {
-    (reach as i16 / 2).max(1)
 }
 
 fn existing(rng: &mut Rng) -> Vec<BpfInsn> {
@@ -156,7 +153,7 @@ fn mutant(rng: &mut Rng, seed: u64) -> Vec<BpfInsn> {
     for _ in 0..rng.between(1, 4) {
         let at = rng.below(insns.len());
         let other = rng.below(insns.len());
-        match rng.below(8) {
+        match rng.below(10) {
             0 => {
                 insns.remove(at);
             }
@@ -165,7 +162,11 @@ fn mutant(rng: &mut Rng, seed: u64) -> Vec<BpfInsn> {
             3 => insns[at] = some_insn(rng, 8),
             4 => insns[at].imm = rng.imm(),
             5 => insns[at].off = rng.imm() as i16,
-            6 => insns[at].dst = rng.below(16) as u8,
+            6 | 7 => {
+                let by = rng.between(0, 6) as i16 - 3;
+                insns[at].off = insns[at].off.wrapping_add(by);
+            }
+            8 => insns[at].dst = rng.below(16) as u8,
             _ => {
                 let mut bytes = insns[at].to_bytes();
                 bytes[rng.below(INSN_BYTES)] ^= 1 << rng.below(8);
