@@ -224,6 +224,23 @@ impl Cond {
         Self::Sle,
     ];
 
+    /// The condition that holds when this one does not, if there is one.
+    pub(super) const fn opposite(self) -> Option<Self> {
+        Some(match self {
+            Self::Eq => Self::Ne,
+            Self::Ne => Self::Eq,
+            Self::Gt => Self::Le,
+            Self::Le => Self::Gt,
+            Self::Ge => Self::Lt,
+            Self::Lt => Self::Ge,
+            Self::Sgt => Self::Sle,
+            Self::Sle => Self::Sgt,
+            Self::Sge => Self::Slt,
+            Self::Slt => Self::Sge,
+            Self::Set => return None,
+        })
+    }
+
     pub(super) const fn code(self) -> u8 {
         match self {
             Self::Eq => 0x10,

@@ -46,11 +46,11 @@ impl Blind {
 }
 
 impl Emit<'_> {
-    /// `rd` = a constant of the program. Takes `TMP3` if it is blinded.
+    /// `rd` = a constant of the program, from the pool if it is there. Takes `TMP3` if it is blinded.
     pub(super) fn constant(&mut self, rd: Reg, value: i64) {
         let key = match &mut self.blind {
             Some(blind) if value != 0 => blind.key(value),
-            _ => return self.asm.li(rd, value),
+            _ => return self.open_constant(rd, value),
         };
         self.asm.li(rd, value ^ key);
         self.asm.li(TMP3, key);

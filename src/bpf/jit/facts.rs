@@ -272,6 +272,8 @@ pub(super) fn alu_form(op: AluOp, width: Width, a: Form, b: Form, src: Operand) 
 pub(super) struct Facts {
     /// After each instruction.
     upper_live: Vec<RegSet>,
+    /// The registers that are read after each instruction.
+    live: Vec<RegSet>,
     /// Before each instruction that is jumped to.
     forms: Vec<Option<Forms>>,
 }
@@ -281,6 +283,7 @@ impl Facts {
         let ops = program.ops();
         let mut facts = Self {
             upper_live: vec![0; ops.len()],
+            live: vec![0; ops.len()],
             forms: vec![None; ops.len()],
         };
         for (at, op) in ops.iter().enumerate() {
@@ -296,6 +299,7 @@ impl Facts {
             let settled = (0..MAX_ROUNDS).any(|_| !facts.walk_back(program, env, func));
             if !settled {
                 facts.upper_live[range.clone()].fill(RegSet::MAX);
+                facts.live[range.clone()].fill(RegSet::MAX);
             }
         }
         for func in program.funcs() {
@@ -319,6 +323,11 @@ impl Facts {
         self.upper_live[at]
     }
 
+    /// The registers that somebody reads after instruction `at`.
+    pub(super) fn live(&self, at: usize) -> RegSet {
+        self.live[at]
+    }
+
     /// Instruction `at`, or one of 32 bits that does the same for whoever looks at the result.
     pub(super) fn op(&self, at: usize, op: Op) -> Op {
         narrowed(op, self.upper_live[at])
@@ -327,29 +336,34 @@ impl Facts {
     /// Once from the end of a function to its beginning; whether anything was learnt.
     fn walk_back(&mut self, program: &Program, env: &Env, func: &Func) -> bool {
         let ops = program.ops();
+        // Upper halves, and registers.
         let live_in = |facts: &Self, at: usize| match ops[at] {
-            Some(op) => upper_live_in(op, facts.upper_live[at], env),
-            None => 0,
+            Some(op) => (
+                upper_live_in(op, facts.upper_live[at], env),
+                live_in(op, facts.live[at]),
+            ),
+            None => (0, 0),
         };
+        let both = |a: (RegSet, RegSet), b: (RegSet, RegSet)| (a.0 | b.0, a.1 | b.1);
         let mut learnt = false;
-        let mut next = 0;
+        let mut next = (0, 0);
         // As it is now: what is learnt in this walk counts in the next one.
         let targets = func.table_targets.iter();
-        let at_targets = targets.fold(0, |live, to| live | live_in(self, *to));
+        let at_targets = targets.fold((0, 0), |live, to| both(live, live_in(self, *to)));
         for at in (func.start..func.end).rev() {
             let Some(op) = ops[at] else { continue };
             let mut live = match goes_on(op) {
                 true => next,
-                false => 0,
+                false => (0, 0),
             };
             if let Some(off) = jump_of(op) {
-                live |= live_in(self, target(at, off) as usize);
+                live = both(live, live_in(self, target(at, off) as usize));
             }
             if let Op::JumpReg { .. } = op {
-                live |= at_targets;
+                live = both(live, at_targets);
             }
-            learnt |= self.upper_live[at] != live;
-            self.upper_live[at] = live;
+            learnt |= (self.upper_live[at], self.live[at]) != live;
+            (self.upper_live[at], self.live[at]) = live;
             next = live_in(self, at);
         }
         learnt
@@ -439,6 +453,15 @@ fn narrowed(op: Op, upper_live: RegSet) -> Op {
     }
 }
 
+/// The registers that are read by an instruction or by what comes after it.
+fn live_in(op: Op, live_out: RegSet) -> RegSet {
+    let args = match op {
+        Op::Call(_) => ARGS,
+        _ => 0,
+    };
+    (live_out & !op.written()) | op.read() | args
+}
+
 /// The registers whose upper halves are read by an instruction or by what comes after it.
 fn upper_live_in(op: Op, live_out: RegSet, env: &Env) -> RegSet {
     let live = |reg: BpfReg| live_out & bit(reg) != 0;
@@ -461,6 +484,8 @@ fn upper_live_in(op: Op, live_out: RegSet, env: &Env) -> RegSet {
             match op {
                 AluOp::Mov if live(dst) => operand(src),
                 AluOp::Mov => 0,
+                // The constant cuts the upper half.
+                AluOp::And if matches!(src, Operand::Imm(0..)) => 0,
                 // The lower half of the result depends on lower halves alone.
                 AluOp::Add | AluOp::Sub | AluOp::Mul | AluOp::And | AluOp::Or | AluOp::Xor => {
                     if live(dst) {
@@ -469,6 +494,8 @@ fn upper_live_in(op: Op, live_out: RegSet, env: &Env) -> RegSet {
                         0
                     }
                 }
+                // Or what is shifted out.
+                AluOp::Lsh if matches!(src, Operand::Imm(imm) if imm & 63 >= 32) => 0,
                 AluOp::Lsh if live(dst) => bit(dst),
                 AluOp::Lsh => 0,
                 AluOp::Rsh | AluOp::Arsh => bit(dst),

@@ -62,6 +62,7 @@ impl Emit<'_> {
         off: i16,
     ) {
         let label = self.target(at, off.into());
+        self.ready(dst, src);
         if cond == Cond::Set {
             return self.branch_if_set(width, dst, src, label);
         }
@@ -138,7 +139,8 @@ impl Emit<'_> {
     }
 
     pub(super) fn exit(&mut self) {
-        self.mv(Reg::A0, Reg::A5);
+        let result = self.later(BpfReg::R0);
+        self.make(Reg::A0, result);
         self.frame.epilogue(self.asm);
     }
 

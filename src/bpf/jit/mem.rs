@@ -22,6 +22,7 @@ use rv64::{
 use super::super::insn::BpfReg;
 use super::super::op::{AtomicOp, Extend, Fault, Fetch, Operand, Size};
 use super::frame::small;
+use super::later::Later;
 use super::{Emit, ProbeLabels, Space, TMP, TMP2, TMP3, TMP4, imm12};
 
 type Amo = fn(Reg, Reg, Reg, Order) -> Insn;
@@ -35,6 +36,9 @@ impl Emit<'_> {
             if let Some(off) = imm12(off) {
                 return (Reg::Sp, off);
             }
+        }
+        if let Some(place) = self.near(base, off) {
+            return place;
         }
         let rs = match self.space {
             Space::Process => self.rs(base, TMP),
@@ -97,6 +101,16 @@ impl Emit<'_> {
         self.emit(insn);
     }
 
+    /// A register and an offset for an address that has not been made and need not be.
+    fn near(&self, base: BpfReg, off: i64) -> Option<(Reg, SImm<12>)> {
+        match self.later(base) {
+            _ if base == BpfReg::R10 || self.space == Space::Arena => None,
+            Later::Plus(rs, before) => Some((rs, imm12(before.get() + off)?)),
+            Later::Const(value) => self.pool.near(value.wrapping_add(off)),
+            _ => None,
+        }
+    }
+
     /// A register that holds an address.
     fn whole_address(&mut self, place: (BpfReg, i16)) -> Reg {
         let (rs, off) = self.address(place);
@@ -109,8 +123,8 @@ impl Emit<'_> {
 
     pub(super) fn load(&mut self, size: Size, extend: Extend, dst: BpfReg, place: (BpfReg, i16)) {
         let (rs, off) = self.address(place);
-        let insn = self.load_insn(size, extend, dst);
-        self.access(insn(self.rd(dst), rs, off));
+        let (insn, rd) = (self.load_insn(size, extend, dst), self.target_of(dst));
+        self.access(insn(rd, rs, off));
     }
 
     fn load_insn(&self, size: Size, extend: Extend, dst: BpfReg) -> fn(Reg, Reg, SImm<12>) -> Insn {
@@ -127,6 +141,9 @@ impl Emit<'_> {
     }
 
     pub(super) fn store(&mut self, size: Size, place: (BpfReg, i16), src: Operand) {
+        if let Operand::Reg(reg) = src {
+            self.ready(reg, src);
+        }
         let (rs1, off) = self.address(place);
         let rs2 = self.operand(src, TMP2);
         self.access(store_insn(size)(rs2, rs1, off));

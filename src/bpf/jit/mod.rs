@@ -2,12 +2,15 @@
 //!
 //! One pass over each function, one [`Op`] after the other, into an [`Asm`] that chooses the
 //! compressed forms and lets branches grow. What makes the code short is known before: which upper
-//! halves matter (`facts`), and which registers a function needs (`frame`). So is which accesses
-//! may be to the arena (`space`).
+//! halves matter (`facts`), which registers a function needs (`frame`), which constants it keeps in
+//! others (`pool`), and which accesses may be to the arena (`space`). What is not wanted at once is
+//! made when it is (`later`).
 //!
 //! | file | emits |
 //! | --- | --- |
 //! | `frame` | prologue, epilogue, the map of registers |
+//! | `later` | copies, shifts, constants: when somebody wants them |
+//! | `pool` | constants, before a function's first instruction |
 //! | `alu` | arithmetic |
 //! | `mem` | loads, stores, atomics, casts |
 //! | `flow` | branches, calls, exits |
@@ -24,7 +27,9 @@ mod facts;
 mod flow;
 mod frame;
 mod inline;
+mod later;
 mod mem;
+mod pool;
 mod record;
 mod space;
 
@@ -40,6 +45,8 @@ pub(crate) use self::blind::Blind;
 use self::facts::{Facts, Forms};
 use self::frame::Frame;
 use self::inline::Second;
+use self::later::Pending;
+use self::pool::Pool;
 use self::record::{Routines, Uses};
 use self::space::Spaces;
 use super::env::Env;
@@ -49,7 +56,7 @@ use super::insn::BpfReg;
 use super::interp::check_imports;
 use super::op::{Fault, Op, Operand};
 use super::program::{Func, MAX_LOOPS, Program};
-use super::regs::{RegSet, bit};
+use super::regs::{ARGS, RegSet, bit};
 use super::tables::Tables;
 use super::verify::jump_of;
 
@@ -219,9 +226,16 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
             labels: &labels,
             routines: &mut routines,
             charges: &charges,
+            pool: match blind {
+                // Nor are they to stay anywhere.
+                Some(_) => Pool::default(),
+                None => Pool::new(func, program.ops(), &frame, env, plan.features),
+            },
             frame,
             forms: Forms::default(),
             live: 0,
+            live_after: 0,
+            pending: Pending::default(),
             in_arena: 0,
             fault: Fault::Fatal,
             space: Space::Process,
@@ -319,6 +333,12 @@ struct Emit<'a> {
     second: Second,
     /// The keys of constants, if those are not to be seen.
     blind: Option<&'a mut Blind>,
+    /// The registers that are read after it.
+    live_after: RegSet,
+    /// Constants that stay in registers.
+    pool: Pool,
+    /// Results that have not been made.
+    pending: Pending,
 }
 
 impl Emit<'_> {
@@ -336,11 +356,18 @@ impl Emit<'_> {
             self.asm.li(self.frame.reg(reg), 0);
         }
         self.in_arena = spaces.map_or(0, |_| space::ANY);
+        self.fill_pool();
+        let mut over = None;
         for at in range {
             let Some(op) = program.ops()[at] else {
                 continue;
             };
+            if over == Some(at) {
+                self.begin(Part::Insn(at as u32));
+                continue;
+            }
             if let Some(label) = self.labels.insns[at] {
+                self.settle_all(RegSet::MAX);
                 self.asm.bind(label);
             }
             self.begin(Part::Insn(at as u32));
@@ -355,11 +382,19 @@ impl Emit<'_> {
                 self.routines.charge(self.asm, at, *insns);
             }
             self.live = facts.upper_live(at);
+            self.live_after = facts.live(at);
             let op = facts.op(at, op);
             self.fault = self.fault_of(op);
             let probes = self.probes.len();
-            self.op(at, op);
+            match self.over_jump(program, at, op) {
+                Some((from, inverted)) => {
+                    over = Some(from);
+                    self.op(from, inverted);
+                }
+                None => self.op(at, op),
+            }
             self.go_on_after_faults(op, probes);
+            self.forget_all_but(self.live_after);
             self.forms.step(op, self.live, self.env);
             if spaces.is_some() {
                 self.in_arena = space::after(self.in_arena, op);
@@ -414,7 +449,39 @@ impl Emit<'_> {
         self.frame.epilogue(self.asm);
     }
 
+    /// A branch over a jump is the opposite branch from there; where that is.
+    fn over_jump(&self, program: &Program, at: usize, op: Op) -> Option<(usize, Op)> {
+        let Op::Branch { cond, off: 1, .. } = op else {
+            return None;
+        };
+        let next = at + 1;
+        let Some(Some(Op::Jump { off })) = program.ops().get(next) else {
+            return None;
+        };
+        // Somebody else may come to it.
+        let alone = self.labels.insns[next].is_none();
+        let (off, opposite) = (i16::try_from(*off).ok()?, cond.opposite()?);
+        let Op::Branch {
+            width, dst, src, ..
+        } = op
+        else {
+            return None;
+        };
+        let inverted = Op::Branch {
+            cond: opposite,
+            width,
+            dst,
+            src,
+            off,
+        };
+        alone.then_some((next, inverted))
+    }
+
     fn op(&mut self, at: usize, op: Op) {
+        if self.defer(op) {
+            return;
+        }
+        self.prepare(op);
         match op {
             Op::Alu {
                 op,
@@ -485,6 +552,26 @@ impl Emit<'_> {
         }
     }
 
+    /// Makes what an instruction wants to find made.
+    fn prepare(&mut self, op: Op) {
+        match op {
+            // They look themselves.
+            Op::Alu { .. } | Op::Load { .. } | Op::Store { .. } | Op::Arena(_) | Op::Exit => {}
+            Op::Jump { .. } | Op::MayGoto { .. } | Op::Branch { .. } => {
+                self.settle_all(self.live_after);
+            }
+            Op::JumpReg { dst } => self.settle_all(self.live_after | bit(dst)),
+            Op::Call(_) => self.settle_all(self.live_after | ARGS),
+            _ => {
+                self.settle_all(op.read());
+                let written = op.written();
+                for reg in BpfReg::ALL.into_iter().filter(|r| written & bit(*r) != 0) {
+                    self.target_of(reg);
+                }
+            }
+        }
+    }
+
     fn emit(&mut self, insn: Insn) {
         self.asm.emit(insn);
     }
@@ -505,19 +592,24 @@ impl Emit<'_> {
             self.emit(addi(tmp, Reg::Sp, off));
             return tmp;
         }
-        self.frame.reg(reg)
+        self.source(reg)
     }
 
     /// A register that holds an operand; constants come into `tmp`, and may take `TMP3`.
     fn operand(&mut self, src: Operand, tmp: Reg) -> Reg {
         match src {
             Operand::Reg(reg) => self.rs(reg, tmp),
-            Operand::Imm(0) => Reg::Zero,
-            Operand::Imm(imm) => {
-                self.constant(tmp, imm.into());
-                tmp
-            }
+            Operand::Imm(imm) => self.constant_reg(imm.into(), tmp),
         }
+    }
+
+    /// A register that holds a constant; `tmp` if none does already.
+    fn constant_reg(&mut self, value: i64, tmp: Reg) -> Reg {
+        if let Some(reg) = self.pool.reg(value) {
+            return reg;
+        }
+        self.constant(tmp, value);
+        tmp
     }
 
     /// Whether somebody reads the upper half of what is written to `reg` now.

@@ -441,9 +441,9 @@ impl Routines {
         asm.emit(jr(Reg::T0));
     }
 
-    /// Asks for the time; returns to `t0` if there is some left. All registers of the program stay.
+    /// Asks for the time; returns to `t0` if there is some left. All registers of the program stay, and of its pool.
     fn emit_refill(&self, asm: &mut Asm) {
-        const KEPT: [Reg; 13] = [
+        const KEPT: [Reg; 15] = [
             Reg::A0,
             Reg::A1,
             Reg::A2,
@@ -452,13 +452,15 @@ impl Routines {
             Reg::A5,
             Reg::A6,
             Reg::A7,
+            Reg::T2,
             Reg::T3,
             Reg::T4,
+            Reg::T5,
             Reg::Ra,
             Reg::T0,
             Reg::T1,
         ];
-        const SIZE: i64 = 112;
+        const SIZE: i64 = 128;
         let kept = || KEPT.into_iter().zip(0..).map(|(reg, i)| (reg, 8 * i));
         asm.emit(addi(Reg::Sp, Reg::Sp, small(-SIZE)));
         kept().for_each(|(reg, off)| asm.emit(sd(reg, Reg::Sp, small(off))));

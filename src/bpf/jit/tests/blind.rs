@@ -38,8 +38,8 @@ fn a_constant_is_two_and_neither_is_it() {
         li t0, 324
         li t2, 256
         xor t0, t0, t2
-        add a5, a5, t0
-        slli a5, a5, 3
+        addw a5, a5, t0
+        slliw a5, a5, 3
         andi a5, a5, 0
         mv a0, a5
         ret
@@ -135,7 +135,6 @@ fn a_key_spoils_nothing() {
         "
         addi sp, sp, -16
         li a5, 0
-        addi a2, sp, 8
         addi t0, sp, 8
         li t1, 4
         li t2, 1
