@@ -75,7 +75,7 @@ fn some(rng: &mut Rng, ops: &mut Vec<Op>) {
     let (a, b) = (rng.of(&VALUES), rng.of(&VALUES));
     let width = rng.of(&[Width::W32, Width::W64]);
     let amount = rng.of(&[1, 2, 3, 8, 13, 16, 19, 29, 30, 31, 32, 34, 51, 61]);
-    match rng.below(12) {
+    match rng.below(14) {
         0 | 1 => ops.push(alu(AluOp::Mov, width, a, b)),
         2 => ops.push(alu(
             rng.of(&[AluOp::Lsh, AluOp::Rsh, AluOp::Arsh]),
@@ -137,6 +137,29 @@ fn some(rng: &mut Rng, ops: &mut Vec<Op>) {
                     alu(AluOp::Or, width, b, t),
                 ]),
             }
+        }
+        12 => {
+            // A register's old value beside its new one.
+            let change = rng.of(&[AluOp::Add, AluOp::Lsh, AluOp::Rsh]);
+            let (x, y) = rng.of(&[(a, b), (b, a)]);
+            ops.extend([
+                alu(AluOp::Mov, Width::W64, b, a),
+                alu(change, width, a, amount),
+                alu(rng.of(&[AluOp::Sub, AluOp::Xor, AluOp::Add]), width, x, y),
+            ]);
+        }
+        13 => {
+            // The same of a pointer, in memory.
+            ops.extend([
+                alu(AluOp::Mov, Width::W64, b, R6),
+                alu(AluOp::Sub, Width::W64, b, R6),
+                alu(AluOp::Mov, Width::W64, R7, R6),
+                alu(AluOp::Mov, Width::W64, a, b),
+                alu(AluOp::Add, Width::W64, b, 8),
+                alu(AluOp::Add, Width::W64, R7, b),
+                store(Size::Dw, R7, 16, a),
+                store(Size::Dw, R7, 24, b),
+            ]);
         }
         9 => {
             // The lower half, scaled, as an index.

@@ -20,8 +20,8 @@
 //! that the kernel's compiler knows (C, Zba, Zbb). Counts mean something only where the machine
 //! counts, as under `cargo xtask bench jit`.
 //!
-//! What differs is the address of the memory, which is the kernel's own there: as a constant it takes
-//! six instructions, where one in user space would take five.
+//! What differs is the address of the memory: as a constant, the kernel's own takes four to six
+//! instructions, by where it lies, and one in user space would take about as many.
 //!
 //! Writes `jit.json` (an array of [`Row`]) into the folder that `RVBPF_OUT` names; with `RVBPF_KEEP`
 //! set, the code too. Fails when a target is missed: no program may execute more than the kernel's
