@@ -9,7 +9,7 @@
 
 use rvbpf::bpf::{AluOp, AtomicOp, BpfReg, Callee, Op, Operand, Program, Width};
 
-use super::host::ARITIES;
+use super::host::{ARITIES, THROW};
 
 /// What a register holds, on all paths.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -187,6 +187,7 @@ fn alu(op: AluOp, width: Width, regs: &Regs, dst: BpfReg, src: Operand) -> Optio
 
 fn call(callee: Callee, regs: &mut Regs) -> Result<(), String> {
     let args = match callee {
+        Callee::Host { id: THROW, .. } => 1..=1,
         Callee::Helper(id) | Callee::Host { id, .. } => 1..=ARITIES[id as usize - 1],
         // What is in r1 is the caller's affair.
         Callee::Local(_) if regs[1] != Holds::Nothing => 2..=5,

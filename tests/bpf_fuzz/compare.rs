@@ -6,8 +6,9 @@
 #![expect(unsafe_code, reason = "runs programs")]
 
 use std::fmt;
+use std::time::Duration;
 
-use rvbpf::bpf::{Env, Interpreter, LoadError, Options, Program, Refusal, Stop};
+use rvbpf::bpf::{Budget, Env, Interpreter, LoadError, Options, Program, Refusal, Stop};
 use rvbpf::{Features, Runtime};
 
 use super::case::Case;
@@ -184,6 +185,12 @@ impl Machine {
         // Every fourth program, which stays the same while it shrinks.
         options.constant_blinding = case.seed % 4 == 3;
         options.random_start = options.constant_blinding;
+        // Budgets that none of them uses up, two times of three.
+        options.budget = match case.seed % 3 {
+            0 => None,
+            1 => Some(Budget::Insns(1 << 40)),
+            _ => Some(Budget::Time(Duration::from_secs(1 << 20))),
+        };
         let code = runtime.load_with(program, &self.env, options);
         let code = code.map_err(Failure::Load)?;
         let mut words = case.words.clone();
@@ -191,7 +198,7 @@ impl Machine {
         let watch = Watch::new(case.seed);
         // SAFETY: as in `interpreted`, where the program has ended.
         let r0 = unsafe { code.run(args) };
-        let r0 = r0.expect("there is no budget");
+        let r0 = r0.expect("it has been interpreted in less than its budget");
         drop(watch);
         Ok(Outcome { r0, words })
     }

@@ -7,6 +7,8 @@ use rvbpf::bpf::Env;
 
 /// How many arguments each function takes; its number is its place, from one on.
 pub(crate) const ARITIES: [usize; 9] = [2, 2, 2, 2, 3, 1, 2, 5, 0];
+/// The number of `bpf_throw`, which does not come back.
+pub(crate) const THROW: i32 = 77;
 
 extern "C" fn bytes(a: u8, b: i8) -> u8 {
     a.wrapping_mul(31) ^ b as u8
@@ -50,7 +52,7 @@ extern "C" fn none() -> i64 {
 pub(crate) fn env() -> Env {
     macro_rules! add {
         ($($id:literal: $func:ident as $ty:ty;)*) => {{
-            let env = Env::new();
+            let env = Env::new().throw(THROW);
             $(
                 // SAFETY: 1. they take any arguments, touch no memory, and return.
                 let env = unsafe { env.helper($id, $func as $ty) };

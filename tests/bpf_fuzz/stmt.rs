@@ -9,7 +9,7 @@ use rvbpf::bpf::{
 
 use super::case::{Keep, NOP, Slot};
 use super::generate::{Calls, Func};
-use super::host::ARITIES;
+use super::host::{ARITIES, THROW};
 
 /// Where an access goes: from a register, so many bytes.
 #[derive(Copy, Clone, Debug)]
@@ -380,6 +380,11 @@ impl Func<'_> {
         let condition = self.condition();
         let past = self.jump(condition);
         self.arithmetic();
+        if self.calls == Calls::Yes && self.profile.has_host() && self.rng.chance(50) {
+            self.arguments(1);
+            let (id, object) = (THROW, 0);
+            self.free(Op::Call(Callee::Host { id, object }));
+        }
         self.free(Op::Exit);
         self.land(past);
     }
