@@ -6,6 +6,7 @@
 //! | `executed/PROGRAM` | instructions of one run of our code | `kernel`: of the kernel's code |
 //! | `native/PROGRAM` | the same | `clang`: of native code, `clang -O2` for the same processor |
 //! | `bytes/PROGRAM` | size of our code | `kernel`: size of the kernel's |
+//! | `compile/PROGRAM` | microseconds that our compiler takes | `cranelift`: by rbpf's, if it accepts the program (`peers/examples/compile.rs`) |
 //! | `geomean/ROWS` | geometric mean of value / peer's value | 1 |
 //!
 //! Every program runs in four ways: compiled by us, interpreted, in the kernel, native; results and

@@ -3,9 +3,11 @@
 //! ```text
 //! cargo xtask run --release -- -p rvbpf-peers --example compile            programs made here
 //! cargo xtask run --release -- -p rvbpf-peers --example compile FILE.hex   and one of a file
+//! cargo xtask run --release -- -p rvbpf-peers --example compile FILE.json  those of a file alone
 //! ```
 //!
-//! A file holds a program in hex, 8-byte little-endian instructions.
+//! A `.hex` file holds a program, 8-byte little-endian instructions; a `.json` file is an array of
+//! `{"name", "insns"}`, each instruction a number: the corpus of `cargo xtask bench jit`.
 
 use std::path::Path;
 
@@ -13,20 +15,30 @@ use rvbpf::bpf::BpfReg::{self, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, R10};
 use rvbpf::bpf::{AluOp, Cond, Program, ProgramBuilder, Size};
 use rvbpf_peers::compile::{Row, compare};
 use rvbpf_peers::cranelift::Error;
+use serde::Deserialize;
 
 fn main() -> Result<(), Error> {
-    let mut programs = vec![
-        ("sum", sum()?),
-        ("mix", mix(100)?),
-        ("mix-long", mix(2000)?),
-        ("branches", branches(300)?),
-        ("memory", memory(200)?),
-    ];
     let files: Vec<String> = std::env::args().skip(1).collect();
+    let mut programs = match files.iter().all(|file| file.ends_with(".json")) && !files.is_empty() {
+        true => Vec::new(),
+        false => own()?,
+    };
     for file in &files {
+        let text = std::fs::read_to_string(file)?;
+        if file.ends_with(".json") {
+            let sources: Vec<Source> = serde_json::from_str(&text)?;
+            for source in sources {
+                let bytes: Vec<u8> = source.insns.iter().flat_map(|i| i.to_le_bytes()).collect();
+                programs.push((source.name, Program::from_bytes(&bytes)?));
+            }
+            continue;
+        }
         let name = Path::new(file).file_stem().and_then(|stem| stem.to_str());
-        let bytes = bytes_of(&std::fs::read_to_string(file)?)?;
-        programs.push((name.unwrap_or("file"), Program::from_bytes(&bytes)?));
+        let bytes = bytes_of(&text)?;
+        programs.push((
+            name.unwrap_or("file").to_owned(),
+            Program::from_bytes(&bytes)?,
+        ));
     }
     let (mut log_sum, mut nr_peers) = (0.0, 0);
     for (name, program) in &programs {
@@ -44,6 +56,26 @@ fn main() -> Result<(), Error> {
         eprintln!("geometric mean: {mean:.1} times as fast as Cranelift");
     }
     Ok(())
+}
+
+/// A program of a `.json` file.
+#[derive(Deserialize)]
+struct Source {
+    name: String,
+    insns: Vec<u64>,
+}
+
+/// The programs that are made here.
+fn own() -> Result<Vec<(String, Program)>, Error> {
+    Ok([
+        ("sum", sum()?),
+        ("mix", mix(100)?),
+        ("mix-long", mix(2000)?),
+        ("branches", branches(300)?),
+        ("memory", memory(200)?),
+    ]
+    .map(|(name, program)| (name.to_owned(), program))
+    .into())
 }
 
 /// The sum of 1 to `r1`.

@@ -5,7 +5,9 @@
 //! for each thing that it measures, with [`MEASURE_VAR`] naming that thing, and
 //! writes its [`Row`]s as a JSON array to `NAME.json` in the out folder. What it
 //! needs beyond itself is made before, and lies in the folder that
-//! [`MATERIAL_VAR`] names.
+//! [`MATERIAL_VAR`] names. What takes longer to build than all the rest is
+//! measured by an example of `peers`, which prints its rows, one JSON object a
+//! line.
 //!
 //! Key types: [`Bench`], [`Row`]. Neighbour: `run`.
 
@@ -16,7 +18,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use comfy_table::{CellAlignment, Table, presets::ASCII_MARKDOWN};
-use lab_init::job::Kind;
+use lab_init::{
+    job::Kind,
+    protocol::{Event, Stream},
+};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -24,7 +29,7 @@ use crate::{
     corpus,
     lab::{Lab, Load, MATERIAL_VAR, MEASURE_VAR, Place},
     machine::{Clock, Machine},
-    run,
+    run::{self, Profile, Program, What},
     vm::Console,
 };
 
@@ -35,6 +40,8 @@ pub(crate) struct Bench {
     about: &'static str,
     measures: &'static [Measure],
     material: Option<Material>,
+    /// The example of `peers` that measures more, with the material's first file.
+    peers: Option<&'static str>,
 }
 
 /// Makes what a bench needs on a machine, in a folder, and gives the files.
@@ -56,18 +63,21 @@ pub(crate) const BENCHES: [Bench; 3] = [
         about: "what a hooked call costs beyond an unhooked one",
         measures: &[Measure::Insns],
         material: None,
+        peers: None,
     },
     Bench {
         name: "pack",
         about: "what code memory costs, from packs and from one mapping per program",
         measures: &[Measure::Insns, Measure::Time],
         material: None,
+        peers: None,
     },
     Bench {
         name: "jit",
         about: "what compiled BPF programs execute, beside the kernel's code and clang's",
         measures: &[Measure::Insns],
         material: Some(corpus::build),
+        peers: Some("compile"),
     },
 ];
 
@@ -152,6 +162,9 @@ pub(crate) fn bench(lab: &Lab, place: Place, bench: &Bench, console: Console) ->
             ..row
         }));
     }
+    if let (Some(example), Some(file)) = (bench.peers, files.first()) {
+        rows.extend(peers_rows(lab, place, example, file)?);
+    }
     ensure!(!rows.is_empty(), "bench {} measured nothing", bench.name);
     let file = dir.join(format!("{}.json", bench.name));
     fs::write(&file, serde_json::to_string_pretty(&rows)? + "\n")?;
@@ -163,6 +176,33 @@ pub(crate) fn bench(lab: &Lab, place: Place, bench: &Bench, console: Console) ->
     );
     println!("written to {}", file.display());
     Ok(())
+}
+
+/// What an example of `peers` measures with `file`.
+fn peers_rows(lab: &Lab, place: Place, example: &str, file: &Path) -> Result<Vec<Row>> {
+    let target = ["-p", "rvbpf-peers", "--example", example].map(str::to_owned);
+    let program = Program {
+        what: What::Target(target.into()),
+        args: vec![file.to_string_lossy().into_owned()],
+    };
+    let mut load = run::load(lab, &program, Profile::Release, &[])?;
+    load.files.push(file.to_owned());
+    let mut out = Vec::new();
+    let code = run::run_with(lab, place, &load, Console::Kept, &mut |event| {
+        if let Event::Output { stream, data } = event {
+            match stream {
+                Stream::Stdout => out.extend(data.0),
+                Stream::Stderr => eprint!("{}", String::from_utf8_lossy(&data.0)),
+            }
+        }
+    })?;
+    ensure!(
+        code == 0,
+        "{example} of the peers ended with exit code {code}"
+    );
+    let text = String::from_utf8(out).context("the peers' rows are no text")?;
+    let row = |line: &str| serde_json::from_str(line).with_context(|| format!("no row: {line}"));
+    text.lines().map(row).collect()
 }
 
 /// The processor, if the bench's material is made for it.
