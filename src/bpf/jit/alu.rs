@@ -60,13 +60,16 @@ impl Emit<'_> {
         if src == BpfReg::R10 {
             return false;
         }
-        let insn = match (op, width) {
+        let scaled = match (op, width) {
             (AluOp::Add, Width::W64) if self.features().zba => self.scaled(dst, src),
-            (AluOp::Add | AluOp::Or | AluOp::Xor, _) if self.features().zbb => {
+            _ => None,
+        };
+        let insn = scaled.or_else(|| match op {
+            AluOp::Add | AluOp::Or | AluOp::Xor if self.features().zbb => {
                 self.rotation(width, dst, src)
             }
             _ => None,
-        };
+        });
         let Some(insn) = insn else { return false };
         self.target_of(dst);
         self.emit(insn);

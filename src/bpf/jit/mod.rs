@@ -229,7 +229,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
             pool: match blind {
                 // Nor are they to stay anywhere.
                 Some(_) => Pool::default(),
-                None => Pool::new(func, program.ops(), &frame, env, plan.features),
+                None => Pool::new(func, program.ops(), &frame, env),
             },
             frame,
             forms: Forms::default(),

@@ -10,11 +10,11 @@
 
 use std::collections::BTreeMap;
 
-use rv64::{Features, Reg, SImm, addi, li};
+use rv64::{Reg, SImm, addi};
 
 use super::super::env::Env;
 use super::super::insn::BpfReg;
-use super::super::op::{AluOp, Op, Operand};
+use super::super::op::{AluOp, Op, Operand, Width};
 use super::super::program::{Func, target};
 use super::super::regs::{RegSet, bit};
 use super::super::verify::jump_of;
@@ -46,27 +46,17 @@ const MAX_DEPTH: u32 = 4;
 pub(super) struct Pool(Vec<(i64, Reg)>);
 
 impl Pool {
-    pub(super) fn new(
-        func: &Func,
-        ops: &[Option<Op>],
-        frame: &Frame,
-        env: &Env,
-        features: Features,
-    ) -> Self {
+    pub(super) fn new(func: &Func, ops: &[Option<Op>], frame: &Frame, env: &Env) -> Self {
         let mut wanted = wanted(func, ops, env);
         let mut pool = Self::default();
         if wanted.is_empty() {
             return pool;
         }
-        let costs: BTreeMap<i64, u64> = wanted
-            .keys()
-            .map(|value| (*value, li(Reg::T0, *value, features).len() as u64))
-            .collect();
         for reg in spare(func, ops, frame) {
             // What it saves beyond its own making; less if one nearby is there.
             let saves = |(value, weight): (&i64, &u64)| match pool.near(*value) {
                 Some(_) => weight.saturating_sub(1),
-                None => (weight * costs[value]).saturating_sub(costs[value]),
+                None => (weight - 1) * cost(*value),
             };
             let best = wanted
                 .iter()
@@ -97,6 +87,15 @@ impl Pool {
         self.0
             .iter()
             .find_map(|(held, reg)| Some((*reg, distance(*held)?)))
+    }
+}
+
+/// About how many instructions make a constant: to find the fewest takes longer than the rest.
+fn cost(value: i64) -> u64 {
+    match (imm12(value), i32::try_from(value)) {
+        (Some(_), _) => 1,
+        (None, Ok(_)) => 2,
+        (None, Err(_)) => 5,
     }
 }
 
@@ -149,9 +148,13 @@ fn wanted(func: &Func, ops: &[Option<Op>], env: &Env) -> BTreeMap<i64, u64> {
 /// The constant that an instruction wants in a register.
 fn want(op: Op, env: &Env) -> Option<i64> {
     match op {
-        Op::LdImm64 { imm, .. } => env.address(imm).ok().map(|value| value as i64),
+        Op::LdImm64 { imm, .. } => {
+            let value = env.address(imm).ok().map(|value| value as i64);
+            value.filter(|value| *value != 0)
+        }
         Op::Alu {
             op,
+            width,
             src: Operand::Imm(imm),
             ..
         } => {
@@ -160,6 +163,8 @@ fn want(op: Op, env: &Env) -> Option<i64> {
             let power = imm.count_ones() == 1;
             let wants = match op {
                 AluOp::Lsh | AluOp::Rsh | AluOp::Arsh => false,
+                // With zeros or without, as it is looked at.
+                AluOp::Mov if width == Width::W32 && imm < 0 => false,
                 AluOp::Mul | AluOp::Div | AluOp::Mod => !power && !matches!(imm, -1..=1),
                 AluOp::SDiv | AluOp::SMod => !matches!(imm, -1..=1),
                 AluOp::And => !short && imm & imm.wrapping_add(1) != 0,
