@@ -117,14 +117,20 @@ impl<'a> HostCode<'a> {
 
 /// In order, inside, and with places that `.eh_frame` can say.
 fn has_sound_rows(unwind: &Unwind) -> bool {
+    /// Those of integers.
+    const REGS: u8 = 32;
     let inside = unwind.off..unwind.off + unwind.len;
     let in_order = unwind.rows.windows(2).all(|two| two[0].off < two[1].off);
     let sayable = |(reg, off): &(u8, i32)| *reg < 64 && off % 8 == 0 && *off < 0;
-    let sound = |row: &Row| inside.contains(&row.off) && row.saved.iter().all(sayable);
-    in_order && unwind.rows.iter().all(sound)
+    let sound = |row: &Row| {
+        inside.contains(&row.off) && row.cfa.reg < REGS && row.saved.iter().all(sayable)
+    };
+    !inside.is_empty() && in_order && unwind.rows.iter().all(sound)
 }
 
-/// Hosted code. Clones share it; it is freed with the last of them, and nobody may be in it then.
+/// Hosted code. Clones share it; it is freed with the last of them, and nobody may be in it then. (A
+/// hook's program must not let go of the last one while it runs in the midst of a change of hooks by
+/// its own thread, as on `malloc`: it would wait for itself.)
 #[derive(Clone, Debug)]
 pub struct Hosted {
     code: Arc<Code>,

@@ -79,12 +79,12 @@ impl Builder {
     /// Makes the runtime.
     ///
     /// # Errors
-    /// [`Error::Symbols`] when a file for `perf` cannot be written; [`Error::Tramp`] where hooks cannot work: not riscv64 Linux, or an emulator whose stale
-    /// code cannot be dealt with.
+    /// [`Error::Symbols`] when a file for `perf` cannot be written; [`Error::Tramp`] where hooks
+    /// cannot work: not riscv64 Linux, or an emulator whose stale code cannot be dealt with.
     pub fn build(self) -> Result<Runtime, Error> {
         let packs = Trampolines::exclusively(|| Arc::new(PackAlloc::new(self.config)))?;
-        Trampolines::exclusively(|| self.tools.open())??;
         let tramps = Trampolines::new(packs.clone())?.with_tools(self.tools);
+        Trampolines::exclusively(|| self.tools.open())??;
         Ok(Runtime {
             inner: Arc::new(Inner {
                 tramps,

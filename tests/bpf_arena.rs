@@ -353,6 +353,42 @@ fn a_loaded_program_keeps_its_arena() {
     assert_eq!(unsafe { prog.run([page.into(), 0, 0, 0, 0]) }, Ok(77));
 }
 
+/// One of them is in the code as an address alone.
+#[test]
+#[cfg(target_arch = "riscv64")]
+fn a_loaded_program_keeps_every_arena_that_it_refers_to() {
+    let rt = Runtime::new().unwrap();
+    let arenas = [(); 2].map(|()| Arena::new(1).unwrap());
+    let page = arenas[0].alloc(1).unwrap();
+    arenas[0].write(page, &77_u64.to_ne_bytes()).unwrap();
+    let mut b = ProgramBuilder::new();
+    let imm = Imm64::MapIdxValue { idx: 0, off: page };
+    b.op(Op::LdImm64 { dst: R1, imm }).load(Size::Dw, R0, R1, 0);
+    b.exit();
+    let env = Env::new().arena(&arenas[0]).arena(&arenas[1]);
+    let prog = rt.load(&b.finish().unwrap(), &env).unwrap();
+    drop((arenas, env));
+    // SAFETY: 1. it loads from its arena.
+    assert_eq!(unsafe { prog.run([0; 5]) }, Ok(77));
+}
+
+/// The address comes from a constant, and there is no cast.
+#[test]
+fn a_program_without_casts_meets_arena_faults_too() {
+    let arena = Arena::new(2).unwrap();
+    let page = arena.alloc(1).unwrap();
+    arena.free(page, 1).unwrap();
+    let mut b = ProgramBuilder::new();
+    let imm = Imm64::MapIdxValue { idx: 0, off: page };
+    b.op(Op::LdImm64 { dst: R1, imm });
+    b.store(Size::W, R1, 8, 7).load(Size::Dw, R0, R1, 8).exit();
+    let (program, env) = (b.finish().unwrap(), Env::new().arena(&arena));
+    let sides = Sides::new(&program, &env);
+    sides.assert([0; 5], 0);
+    arena.alloc_at(page, 1).unwrap();
+    sides.assert([0; 5], 7);
+}
+
 #[test]
 fn a_program_without_its_arena_is_refused() {
     for op in [

@@ -188,6 +188,8 @@ fn tables_that_lead_elsewhere_are_refused() {
     let bounds = refused(table(&[4, 5]), 16).unwrap();
     let text = "instruction 0: refers to byte 16 of the jump table at map 0, which has 16 bytes";
     assert_eq!(bounds.to_string(), text);
+    let (insn, reason) = (0, Reason::TableElement { map: 0, off: 4 });
+    assert_eq!(refused(table(&[4, 5]), 4), Some(Refusal { insn, reason }));
     let twice = vec![JumpTable::new(0, vec![4]), JumpTable::new(0, vec![4, 5])];
     let (insn, reason) = (0, Reason::TableTwice { map: 0 });
     assert_eq!(refused(twice, 0), Some(Refusal { insn, reason }));

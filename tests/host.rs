@@ -214,13 +214,20 @@ fn what_is_hosted_is_freed_and_what_is_wrong_is_not_placed() {
     };
     let host = HostCode::new(&code, &[]).symbols(vec![late]);
     assert!(matches!(rt.host_code(host), Err(HostError::Symbol { .. })));
-    let mut unwind = unwind_of_call();
-    unwind.rows.swap(0, 1);
-    let host = HostCode::new(&code, &[]).unwind(vec![unwind]);
-    assert!(matches!(
-        rt.host_code(host),
-        Err(HostError::Unwind { off: 0 })
-    ));
+    let mut unordered = unwind_of_call();
+    unordered.rows.swap(0, 1);
+    let mut by_no_register = unwind_of_call();
+    by_no_register.rows[0].cfa.reg = 40;
+    let of_nothing = Unwind {
+        len: 0,
+        rows: Vec::new(),
+        ..unwind_of_call()
+    };
+    for unwind in [unordered, by_no_register, of_nothing] {
+        let host = HostCode::new(&code, &[]).unwind(vec![unwind]);
+        let got = rt.host_code(host);
+        assert!(matches!(got, Err(HostError::Unwind { off: 0 })), "{got:?}");
+    }
     assert!(matches!(rt.host(&[], &[]), Err(HostError::Empty)));
     assert_eq!(rt.stats().packs.nr_live, before.nr_live);
 }

@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use parking_lot::RwLock;
+use trampoline::Trampolines;
 
 use super::error::ArenaError;
 
@@ -176,13 +177,13 @@ impl Arena {
     /// How many pages are there.
     #[must_use]
     pub fn pages(&self) -> u32 {
-        self.0.pages.read().count
+        self.0.pages.read_recursive().count
     }
 
     /// How many bytes of the window pages can be in, from offset 0.
     #[must_use]
     pub fn len_bytes(&self) -> u64 {
-        u64::from(self.0.pages.read().end) * u64::from(self.page_bytes())
+        u64::from(self.0.pages.read_recursive().end) * u64::from(self.page_bytes())
     }
 
     /// The address of offset 0.
@@ -196,15 +197,26 @@ impl Arena {
     ///
     /// # Errors
     /// [`ArenaError::Full`] when there is no such row, [`ArenaError::Commit`] when there is no
-    /// memory.
+    /// memory, [`ArenaError::Reentered`].
     pub fn alloc(&self, pages: u32) -> Result<u32, ArenaError> {
-        let mut known = self.0.pages.write();
-        let none = ArenaError::Full { pages };
-        let first = match pages {
-            0 => None,
-            _ => known.find(pages),
-        };
-        self.commit(&mut known, first.ok_or(none)?, pages)
+        self.change(|known| {
+            let none = ArenaError::Full { pages };
+            let first = match pages {
+                0 => None,
+                _ => known.find(pages),
+            };
+            self.commit(known, first.ok_or(none)?, pages)
+        })
+    }
+
+    /// Changes what pages there are, under the lock of changes: so no fork comes between, and a
+    /// program that runs in the midst of a change by its own thread is refused.
+    fn change<T>(
+        &self,
+        f: impl FnOnce(&mut Pages) -> Result<T, ArenaError>,
+    ) -> Result<T, ArenaError> {
+        let changed = Trampolines::exclusively(|| f(&mut self.0.pages.write()));
+        changed.map_err(|_| ArenaError::Reentered)?
     }
 
     /// The same at an offset.
@@ -213,12 +225,13 @@ impl Arena {
     /// [`ArenaError::Bounds`] when that is not the start of so many pages, [`ArenaError::Full`]
     /// when one of them is there already, [`ArenaError::Commit`] when there is no memory.
     pub fn alloc_at(&self, offset: u32, pages: u32) -> Result<u32, ArenaError> {
-        let mut known = self.0.pages.write();
-        let first = self.page_of(&known, offset, pages)?;
-        if (first..first + pages).any(|page| known.is_used(page)) {
-            return Err(ArenaError::Full { pages });
-        }
-        self.commit(&mut known, first, pages)
+        self.change(|known| {
+            let first = self.page_of(known, offset, pages)?;
+            if (first..first + pages).any(|page| known.is_used(page)) {
+                return Err(ArenaError::Full { pages });
+            }
+            self.commit(known, first, pages)
+        })
     }
 
     /// Makes so many pages from an offset on not be there, whether they are or not; how many were.
@@ -231,24 +244,49 @@ impl Arena {
     /// [`ArenaError::Bounds`] when that is not the start of so many pages, [`ArenaError::Commit`]
     /// when the kernel cannot take them back.
     pub fn free(&self, offset: u32, pages: u32) -> Result<u32, ArenaError> {
-        let mut known = self.0.pages.write();
-        let first = self.page_of(&known, offset, pages)?;
-        let start = self.ptr(offset);
-        let len = pages as usize * self.page_bytes() as usize;
-        // SAFETY:
-        // 1. The range is inside the reservation, which is this arena's own (`page_of`).
-        // 2. The interpreter is in none of the pages: `known` is held.
-        let got = unsafe { map(start, len, libc::MAP_FIXED) };
-        if got == libc::MAP_FAILED {
-            return Err(ArenaError::Commit { errno: errno() });
-        }
-        let before = known.count;
-        for page in first..first + pages {
-            if known.is_there(page) {
-                known.clear(page);
+        self.change(|known| {
+            let first = self.page_of(known, offset, pages)?;
+            let before = known.count;
+            // The reservation stays: nobody else's memory comes to lie in it.
+            self.protect(first, pages, libc::PROT_NONE)?;
+            let (start, len) = self.place(first, pages);
+            // SAFETY:
+            // 1. The range is inside the reservation, which is this arena's own (`page_of`).
+            // 2. The interpreter is in none of the pages: `known` is held.
+            let taken = unsafe { libc::madvise(start, len, libc::MADV_DONTNEED) } == 0;
+            let refused = errno();
+            for page in first..first + pages {
+                match (known.is_there(page), taken) {
+                    (true, true) => known.clear(page),
+                    // It stays, with what is in it.
+                    (true, false) => self.protect(page, 1, libc::PROT_READ | libc::PROT_WRITE)?,
+                    (false, _) => {}
+                }
             }
+            match taken {
+                true => Ok(before - known.count),
+                false => Err(ArenaError::Commit { errno: refused }),
+            }
+        })
+    }
+
+    /// Where pages are.
+    fn place(&self, first: u32, pages: u32) -> (*mut libc::c_void, usize) {
+        let (at, bytes) = (first as usize, self.page_bytes() as usize);
+        let start = self.0.base.wrapping_add(at * bytes);
+        (start.cast(), pages as usize * bytes)
+    }
+
+    /// Lets pages be accessed, or not.
+    fn protect(&self, first: u32, pages: u32, prot: libc::c_int) -> Result<(), ArenaError> {
+        let (start, len) = self.place(first, pages);
+        // SAFETY:
+        // 1. The range is inside the reservation (`page_of`, `Pages::find`).
+        // 2. The interpreter is in none of the pages: what is known of them is being changed.
+        match unsafe { libc::mprotect(start, len, prot) } {
+            0 => Ok(()),
+            _ => Err(ArenaError::Commit { errno: errno() }),
         }
-        Ok(before - known.count)
     }
 
     /// Where an offset is: what a program's pointers hold. Null of offset 0.
@@ -328,7 +366,8 @@ impl Arena {
             let near_null = addr.wrapping_add(GUARD_BYTES) < 2 * GUARD_BYTES;
             return (!near_null).then(access);
         }
-        let known = self.0.pages.read();
+        // Within itself, if a program that the access leads to comes here again.
+        let known = self.0.pages.read_recursive();
         let page = |addr: u64| {
             addr.checked_sub(base)
                 .map(|off| off / self.page_bytes() as u64)
@@ -357,18 +396,7 @@ impl Arena {
     /// Makes pages be there that are not.
     fn commit(&self, known: &mut Pages, first: u32, pages: u32) -> Result<u32, ArenaError> {
         let offset = first * self.page_bytes();
-        let len = pages as usize * self.page_bytes() as usize;
-        // SAFETY: 1. the range is inside the reservation, and of pages that nobody uses.
-        let rc = unsafe {
-            libc::mprotect(
-                self.ptr(offset).cast(),
-                len,
-                libc::PROT_READ | libc::PROT_WRITE,
-            )
-        };
-        if rc != 0 {
-            return Err(ArenaError::Commit { errno: errno() });
-        }
+        self.protect(first, pages, libc::PROT_READ | libc::PROT_WRITE)?;
         (first..first + pages).for_each(|page| known.set(page));
         Ok(offset)
     }
@@ -435,7 +463,8 @@ pub unsafe extern "C" fn arena_free_pages(arena: *const (), addr: *mut u8, pages
 unsafe fn from_handle(handle: *const ()) -> Arena {
     let inner = handle.cast::<Inner>();
     // SAFETY:
-    // 1. It is of `Arc::as_ptr`, and the program's environment keeps the arena (caller's contract).
+    // 1. It is of `Arc::as_ptr`, and the loaded program, or the environment of an interpreted one,
+    //    keeps the arena (caller's contract).
     unsafe { Arc::increment_strong_count(inner) };
     // SAFETY: 1. as above; the count is the one that was just taken.
     Arena(unsafe { Arc::from_raw(inner) })
@@ -451,22 +480,18 @@ fn page_bytes() -> u32 {
     u32::try_from(bytes).unwrap_or(4096)
 }
 
-/// Addresses without memory.
-///
-/// # Safety
-/// 1. With `MAP_FIXED`, what is mapped there is the caller's to lose.
-unsafe fn map(at: *mut u8, len: usize, fixed: libc::c_int) -> *mut libc::c_void {
-    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | fixed;
-    // SAFETY: 1. caller's contract; otherwise the kernel chooses a place where nothing is.
-    unsafe { libc::mmap(at.cast(), len, libc::PROT_NONE, flags, -1, 0) }
+/// Addresses without memory, where the kernel chooses.
+fn map(len: usize) -> *mut libc::c_void {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+    // SAFETY: 1. nothing else is there.
+    unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) }
 }
 
 /// A window and its guards, the window at a multiple of 4 GiB; or the errno.
 fn reserve() -> Result<*mut u8, i32> {
     // Somewhere in here is one.
     let all = RESERVED_BYTES + WINDOW_BYTES as usize;
-    // SAFETY: 1. the kernel chooses the place.
-    let start = unsafe { map(ptr::null_mut(), all, 0) };
+    let start = map(all);
     if start == libc::MAP_FAILED {
         return Err(errno());
     }

@@ -348,6 +348,11 @@ impl Env {
         self.objects.address(imm)
     }
 
+    /// What constants refer to.
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.objects
+    }
+
     /// The arena, if there is one.
     pub(crate) fn arena_of_programs(&self) -> Option<&Arena> {
         self.objects.arena()

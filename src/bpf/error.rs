@@ -184,6 +184,14 @@ pub enum Reason {
         /// The element.
         target: usize,
     },
+    /// A reference into the middle of a jump table's element.
+    #[error("refers to byte {off} of the jump table at map {map}, where no element begins")]
+    TableElement {
+        /// The table's map.
+        map: i32,
+        /// The byte.
+        off: u32,
+    },
     /// Two jump tables that are the value of one map.
     #[error("there are two jump tables at map {map}")]
     TableTwice {
@@ -312,7 +320,10 @@ pub enum ArenaError {
     /// The kernel gives no memory, or does not take it back.
     #[error("cannot change pages of the arena (errno {errno}): see vm.max_map_count")]
     Commit {
-        /// From `mprotect` or `mmap`.
+        /// From `mprotect` or `madvise`.
         errno: i32,
     },
+    /// This thread is changing code or an arena, and a hook of what that calls changes one.
+    #[error("this thread is in the midst of a change already")]
+    Reentered,
 }

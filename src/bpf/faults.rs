@@ -234,7 +234,10 @@ mod handler {
         let regs = &mut context_ref.uc_mcontext.__gregs;
         let pc = regs[0];
         // SAFETY: 1. the kernel passes it.
-        let is_a_fault = unsafe { (*info).si_code } > 0;
+        let code = unsafe { (*info).si_code };
+        // Of memory that has gone bad somewhere the kernel tells whoever is there.
+        let is_news = signal == libc::SIGBUS && code == libc::BUS_MCEERR_AO;
+        let is_a_fault = code > 0 && !is_news;
         let table = table_at(pc).filter(|_| is_a_fault);
         // SAFETY:
         // 1. This thread executes the program, so it is registered, and its table lives.

@@ -13,13 +13,13 @@ use rv64::Features;
 use text::{RxAddr, RxRange};
 use trampoline::Trampolines;
 
-use super::arena::Arena;
 use super::array::{self, BudgetKind, Slots};
 use super::dump::Compiled;
 use super::env::{Control, Env};
 use super::error::{LoadError, Stop};
 use super::faults::Registered;
 use super::jit::{Blind, Budget, Linked, Plan};
+use super::objects::Objects;
 use super::program::Program;
 use super::tables::Tables;
 use super::{entropy, helpers, jit, symbols};
@@ -123,8 +123,8 @@ struct Code {
     stops: Box<AtomicU64>,
     /// What the code looks into.
     _arrays: Vec<Arc<Slots>>,
-    /// What the program may reach for.
-    _arena: Option<Arena>,
+    /// What constants of the program refer to, arenas among them.
+    _objects: Objects,
     _tables: Tables,
 }
 
@@ -193,8 +193,12 @@ impl BpfProg {
                 inner,
                 budget: options.budget,
                 stops,
-                _arrays: arrays.iter().map(|a| a.slots().clone()).collect(),
-                _arena: env.arena_of_programs().cloned(),
+                _arrays: env
+                    .prog_arrays()
+                    .iter()
+                    .map(|a| a.slots().clone())
+                    .collect(),
+                _objects: env.objects().clone(),
                 _tables: tables,
             })
         })??;

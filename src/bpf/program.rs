@@ -166,13 +166,6 @@ impl Program {
         &self.tables
     }
 
-    /// Whether it has casts of address spaces or accesses by offset.
-    pub(crate) fn uses_arena(&self) -> bool {
-        let ops = self.ops.iter().flatten();
-        ops.into_iter()
-            .any(|op| matches!(op, Op::AddrSpaceCast { .. } | Op::Arena(_)))
-    }
-
     /// The functions in order; the first is where the program begins.
     #[must_use]
     pub fn funcs(&self) -> &[Func] {

@@ -95,6 +95,9 @@ fn references(
         };
         referred.entry(id).or_insert(at);
         let len_bytes = table.len_bytes();
+        if off % 8 != 0 {
+            return refuse(at, Reason::TableElement { map: id, off });
+        }
         if u64::from(off) >= len_bytes {
             let what = "the jump table at map";
             let reason = Reason::ValueBounds {

@@ -17,6 +17,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
@@ -71,6 +72,7 @@ impl Dump {
         let begin = || {
             let mut options = OpenOptions::new();
             options.read(true).write(true).create(true).truncate(true);
+            options.custom_flags(libc::O_NOFOLLOW);
             let mut file = options.open(&path)?;
             file.write_all(&header(pid))?;
             mark(&file)?;

@@ -13,8 +13,9 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -62,11 +63,18 @@ impl Registered {
     }
 }
 
+/// A new file, not one that a link of somebody else's leads to.
+fn create(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    options.custom_flags(libc::O_NOFOLLOW).open(path)
+}
+
 impl Map {
     fn create(dir: &Path) -> Result<Self, SymbolsError> {
         let pid = std::process::id();
         let path = dir.join(format!("perf-{pid}.map"));
-        match File::create(&path) {
+        match create(&path) {
             Ok(file) => Ok(Self {
                 path,
                 pid,
@@ -113,7 +121,7 @@ impl Map {
         for (at, line) in &self.lines {
             line.write(*at, &mut text);
         }
-        self.file = File::create(&self.path).ok();
+        self.file = create(&self.path).ok();
         if let Some(file) = &mut self.file {
             let _ = file.write_all(text.as_bytes());
         }

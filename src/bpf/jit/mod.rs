@@ -198,7 +198,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
     let tables = Tables::new(&program.extra().jump_tables);
     let mut blind = plan.blind;
     let facts = Facts::new(program, env);
-    let spaces = Spaces::new(program);
+    let spaces = Spaces::new(program, env);
     let (mut asm, mut probes, mut parts) = (Asm::new(plan.features), Vec::new(), Vec::new());
     asm.set_scratch(FAR);
     let labels = labels(program, &mut asm);

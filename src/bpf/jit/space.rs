@@ -3,11 +3,11 @@
 //! What a cast makes is an address like any other. Whatever it may have come to, along any path,
 //! is watched: an access through it gets an entry in the table of faults, which costs nothing
 //! unless it faults. What is known to be something else (the stack, a constant) is not, so that
-//! its faults stay what they are. A program that has neither casts nor accesses by offset is not
-//! looked at.
+//! its faults stay what they are. Where there is no arena, nothing is looked at.
 //!
 //! Key types: [`Spaces`]. Neighbours: the rest of `jit` asks; `facts` walks in the same way.
 
+use super::super::env::Env;
 use super::super::insn::BpfReg;
 use super::super::op::{AluOp, Imm64, Op, Operand};
 use super::super::program::{Func, Program, target};
@@ -26,11 +26,9 @@ pub(super) struct Spaces {
 }
 
 impl Spaces {
-    /// `None` of a program that uses no arena.
-    pub(super) fn new(program: &Program) -> Option<Self> {
-        if !program.uses_arena() {
-            return None;
-        }
+    /// `None` where there is no arena.
+    pub(super) fn new(program: &Program, env: &Env) -> Option<Self> {
+        env.arena_of_programs()?;
         let ops = program.ops();
         let mut met = vec![None; ops.len()];
         for (at, op) in ops.iter().enumerate() {
