@@ -226,20 +226,8 @@ impl Routines {
         asm.li(Reg::T0, MAX_TAIL_CALLS.into());
         asm.emit(sd(Reg::T0, Reg::Sp, small(TAIL_CALLS)));
         push_node(asm, caught, OUTERMOST);
-        match self.uses.tail_calls {
-            true => {
-                asm.emit(srli(Reg::T0, Reg::Tp, uimm!(LINE_SHIFT)));
-                asm.emit(andi(Reg::T0, Reg::T0, imm!(LINES as i64 - 1)));
-                let by = uimm!(LINE_BYTES.trailing_zeros() as i64);
-                asm.emit(slli(Reg::T0, Reg::T0, by));
-                asm.li(Reg::T1, runs_addr() as i64);
-                asm.emit(add(Reg::T0, Reg::T0, Reg::T1));
-                asm.emit(sd(Reg::T0, Reg::Sp, small(LINE)));
-                asm.li(Reg::T1, 1);
-                // What is looked up in arrays is looked up after this: see `array`.
-                asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::AqRl));
-            }
-            false => {}
+        if self.uses.tail_calls {
+            count_in(asm);
         }
         match self.uses.budget {
             None => {}
@@ -472,6 +460,20 @@ impl Routines {
         asm.branch(rv64::Cond::Lt, LEFT, Reg::Zero, self.stop);
         asm.emit(jr(Reg::T0));
     }
+}
+
+/// Counts the run on this thread's line.
+fn count_in(asm: &mut Asm) {
+    asm.emit(srli(Reg::T0, Reg::Tp, uimm!(LINE_SHIFT)));
+    asm.emit(andi(Reg::T0, Reg::T0, imm!(LINES as i64 - 1)));
+    let by = uimm!(LINE_BYTES.trailing_zeros() as i64);
+    asm.emit(slli(Reg::T0, Reg::T0, by));
+    asm.li(Reg::T1, runs_addr() as i64);
+    asm.emit(add(Reg::T0, Reg::T0, Reg::T1));
+    asm.emit(sd(Reg::T0, Reg::Sp, small(LINE)));
+    asm.li(Reg::T1, 1);
+    // What is looked up in arrays is looked up after this: see `array`.
+    asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::AqRl));
 }
 
 /// What is emitted from here on is for `part`.

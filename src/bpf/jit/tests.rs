@@ -619,8 +619,10 @@ fn a_jump_by_table_goes_to_what_was_loaded() {
     ];
     let insns = ops.iter().map(|op| op.encode().0).collect();
     let tables = vec![JumpTable::new(0, vec![2, 2])];
-    let mut extra = Extra::default();
-    extra.jump_tables = tables;
+    let extra = Extra {
+        jump_tables: tables,
+        ..Extra::default()
+    };
     let program = Program::with_extra(insns, extra).unwrap();
     let plain = Features::RV64GC;
     for (zicfilp, want) in [(false, vec!["jr a1"]), (true, vec!["mv t2, a1", "jr t2"])] {
