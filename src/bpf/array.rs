@@ -70,6 +70,10 @@ struct Held {
 /// Budgets of one kind are counted the same way.
 pub(crate) type BudgetKind = Option<Discriminant<Budget>>;
 
+pub(crate) fn kind_of(budget: Option<Budget>) -> BudgetKind {
+    budget.as_ref().map(std::mem::discriminant)
+}
+
 #[derive(Clone, Debug, Default)]
 struct Entry {
     compiled: Option<BpfProg>,
@@ -336,6 +340,9 @@ pub(crate) fn settle() -> usize {
         let Some(mut retired) = RETIRED.try_lock() else {
             return (Vec::new(), 0);
         };
+        if retired.is_empty() {
+            return (Vec::new(), 0);
+        }
         // Whatever is in the list has been overwritten before; lines are read after.
         fence(Ordering::SeqCst);
         let zero = RUNS.iter().enumerate().fold(0u64, |zero, (i, line)| {

@@ -13,7 +13,7 @@ use rv64::Features;
 use text::{RxAddr, RxRange};
 use trampoline::Trampolines;
 
-use super::array::{self, BudgetKind, Slots};
+use super::array::{self, BudgetKind, Slots, kind_of};
 use super::dump::Compiled;
 use super::env::{Control, Env};
 use super::error::{LoadError, Stop};
@@ -150,8 +150,9 @@ impl BpfProg {
         }
         let stops = Box::new(AtomicU64::new(0));
         let object = jit::compile(program, env, options.plan(program, &stops)?)?;
-        let kind = options.budget.as_ref().map(std::mem::discriminant);
-        let arrays = match env.uses(program, Control::TailCall) {
+        let kind = kind_of(options.budget);
+        let tail_calls = env.uses(program, Control::TailCall);
+        let arrays = match tail_calls {
             true => env.prog_arrays(),
             false => &[],
         };
@@ -205,7 +206,7 @@ impl BpfProg {
         array::settle();
         Ok(Self {
             code: Arc::new(code),
-            needs: match env.uses(program, Control::TailCall) {
+            needs: match tail_calls {
                 // Whatever it goes on in finds the context that it was given.
                 true => Needs::META | Needs::IP | Needs::COOKIE | Needs::RET,
                 false => helpers::needs(program),
@@ -277,7 +278,7 @@ impl BpfProg {
     }
 
     pub(crate) fn budget_kind(&self) -> BudgetKind {
-        self.code.budget.as_ref().map(std::mem::discriminant)
+        kind_of(self.code.budget)
     }
 
     /// Where tail calls arrive.

@@ -294,26 +294,20 @@ impl Facts {
         for to in program.funcs().iter().flat_map(|func| &func.table_targets) {
             facts.forms[*to] = Some(Forms::ALL);
         }
-        // Without jumps back nothing is asked before it is known: once is enough.
-        let no_way_back = |func: &Func| {
-            let back = |at: &usize| {
-                let to = ops[*at].and_then(jump_of).map(|off| target(*at, off));
-                to.is_some_and(|to| to <= *at as i64)
-            };
-            func.table_targets.is_empty() && !(func.start..func.end).any(|at| back(&at))
-        };
-        let once: Vec<bool> = program.funcs().iter().map(no_way_back).collect();
-        for (func, once) in program.funcs().iter().zip(&once) {
+        for func in program.funcs() {
             let range = func.start..func.end;
-            let settled = (0..MAX_ROUNDS).any(|_| !facts.walk_back(program, env, func) || *once);
+            // Without jumps back nothing is asked before it is known: once is enough.
+            let goes_back = |at: usize| {
+                let to = ops[at].and_then(jump_of).map(|off| target(at, off));
+                to.is_some_and(|to| to <= at as i64)
+            };
+            let once = func.table_targets.is_empty() && !range.clone().any(goes_back);
+            let settled = (0..MAX_ROUNDS).any(|_| !facts.walk_back(program, env, func) || once);
             if !settled {
                 facts.upper_live[range.clone()].fill(RegSet::MAX);
                 facts.live[range.clone()].fill(RegSet::MAX);
             }
-        }
-        for (func, once) in program.funcs().iter().zip(&once) {
-            let range = func.start..func.end;
-            let settled = (0..MAX_ROUNDS).any(|_| !facts.walk_on(program, env, func) || *once);
+            let settled = (0..MAX_ROUNDS).any(|_| !facts.walk_on(program, env, func) || once);
             if !settled {
                 let known = facts.forms[range].iter_mut().flatten();
                 known.for_each(|forms| *forms = Forms::default());

@@ -150,13 +150,13 @@ impl Frame {
         let off = self.node_off();
         asm.emit(addi(Reg::Sp, Reg::T1, small(-off)));
         asm.emit(addi(Reg::Fp, Reg::Sp, small(self.size_bytes)));
-        record::pop_node(asm, Reg::Sp, off);
+        record::pop_node(asm, off);
     }
 
     /// Undoes what the prologue has done, over `t0`.
     pub(super) fn leave(&self, asm: &mut Asm) {
         if self.catches {
-            record::pop_node(asm, Reg::Sp, self.node_off());
+            record::pop_node(asm, self.node_off());
         }
         for (reg, off) in self.saves() {
             asm.emit(ld(reg, Reg::Sp, small(off)));

@@ -248,8 +248,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
         }
     }
     routines.finish(&mut asm, &mut parts, plan.stops, func_label, callback);
-    asm.mark();
-    parts.push(Part::End);
+    begin(&mut asm, &mut parts, Part::End);
     let targets = program.funcs().iter().flat_map(|func| &func.table_targets);
     let table_labels = targets.filter_map(|to| Some((*to as u64, labels.insns[*to]?)));
     Ok(Object {
@@ -403,10 +402,8 @@ impl Emit<'_> {
         }
     }
 
-    /// What is emitted from here on is for `part`.
     fn begin(&mut self, part: Part) {
-        self.asm.mark();
-        self.parts.push(part);
+        begin(self.asm, self.parts, part);
     }
 
     /// What an instruction's accesses do where there is no memory.
@@ -625,12 +622,7 @@ impl Emit<'_> {
 
     /// `rd` = the lower half of `rs`, with zeros.
     fn zext_w(&mut self, rd: Reg, rs: Reg) {
-        if self.features().zba {
-            self.emit(zext_w(rd, rs));
-        } else {
-            self.emit(slli(rd, rs, uimm!(32)));
-            self.emit(srli(rd, rd, uimm!(32)));
-        }
+        zext_half(self.asm, rd, rs);
     }
 
     /// A register that holds the lower half of `rs` with its sign: itself, if it does.
@@ -640,6 +632,22 @@ impl Emit<'_> {
         }
         self.emit(sext_w(tmp, rs));
         tmp
+    }
+}
+
+/// What is emitted from here on is for `part`.
+fn begin(asm: &mut Asm, parts: &mut Vec<Part>, part: Part) {
+    asm.mark();
+    parts.push(part);
+}
+
+/// `rd` = the lower half of `rs`, with zeros.
+fn zext_half(asm: &mut Asm, rd: Reg, rs: Reg) {
+    if asm.features().zba {
+        asm.emit(zext_w(rd, rs));
+    } else {
+        asm.emit(slli(rd, rs, uimm!(32)));
+        asm.emit(srli(rd, rd, uimm!(32)));
     }
 }
 

@@ -42,7 +42,7 @@ use std::sync::atomic::AtomicU64;
 
 use rv64::{
     Asm, Label, Order, Reg, SImm, add, addi, amoadd_d, andi, imm, jalr, jr, ld, mv, ret, sd, slli,
-    srli, uimm, zext_w,
+    srli, uimm,
 };
 
 use super::super::array::{LINE_BYTES, LINE_SHIFT, LINES, runs_addr};
@@ -51,7 +51,7 @@ use super::super::op::{Imm64, Op};
 use super::super::program::{MAX_LOOPS, MAX_TAIL_CALLS, Program, target};
 use super::super::verify::jump_of;
 use super::frame::small;
-use super::{Around, Budget, Part};
+use super::{Around, Budget, Part, begin, zext_half};
 
 /// Points to the record.
 pub(super) const RECORD: Reg = Reg::S6;
@@ -214,14 +214,14 @@ impl Routines {
         inner: Label,
         catch: Option<Label>,
     ) {
-        begin(asm, parts, Around::Entry);
+        begin(asm, parts, Part::Around(Around::Entry));
         let [caught, done, way_out] = [0; 3].map(|_| asm.new_label());
         asm.emit(addi(Reg::Sp, Reg::Sp, small(-SIZE)));
         for (reg, off) in self.saved() {
             asm.emit(sd(reg, Reg::Sp, small(off)));
         }
         asm.emit(addi(Reg::Fp, Reg::Sp, small(SIZE)));
-        begin(asm, parts, Around::Rest);
+        begin(asm, parts, Part::Around(Around::Rest));
         asm.emit(mv(RECORD, Reg::Sp));
         asm.li(Reg::T0, MAX_TAIL_CALLS.into());
         asm.emit(sd(Reg::T0, Reg::Sp, small(TAIL_CALLS)));
@@ -336,7 +336,7 @@ impl Routines {
         if !self.uses.loops {
             return asm.bind(self.loop_);
         }
-        begin(asm, parts, Around::Loop);
+        begin(asm, parts, Part::Around(Around::Loop));
         asm.bind(self.loop_);
         const SAVED: [Reg; 6] = [Reg::Ra, Reg::Fp, Reg::S1, Reg::S2, Reg::S3, Reg::S4];
         const SIZE: i64 = 48;
@@ -345,7 +345,7 @@ impl Routines {
         asm.li(Reg::A0, -i64::from(libc::EINVAL));
         asm.emit(ret());
         asm.bind(no_flags);
-        zext_w_of(asm, Reg::A0);
+        zext_half(asm, Reg::A0, Reg::A0);
         asm.li(Reg::T0, MAX_LOOPS as i64);
         asm.branch(rv64::Cond::Geu, Reg::T0, Reg::A0, not_too_many);
         asm.li(Reg::A0, -i64::from(libc::E2BIG));
@@ -361,7 +361,7 @@ impl Routines {
         asm.emit(addi(Reg::Sp, Reg::Sp, small(-SIZE)));
         saved().for_each(|(reg, off)| asm.emit(sd(reg, Reg::Sp, small(off))));
         asm.emit(addi(Reg::Fp, Reg::Sp, small(SIZE)));
-        begin(asm, parts, Around::Rest);
+        begin(asm, parts, Part::Around(Around::Rest));
         for (rd, rs) in [(Reg::S1, Reg::A0), (Reg::S2, Reg::A1), (Reg::S3, Reg::A2)] {
             asm.emit(mv(rd, rs));
         }
@@ -401,7 +401,7 @@ impl Routines {
             asm.bind(self.stop);
             return asm.bind(self.refill);
         };
-        begin(asm, parts, Around::Stop);
+        begin(asm, parts, Part::Around(Around::Stop));
         for spent in &self.spent {
             asm.bind(spent.label);
             asm.li(Reg::T1, spent.insn as i64 + 1);
@@ -429,7 +429,8 @@ impl Routines {
         asm.emit(jr(Reg::T0));
     }
 
-    /// Asks for the time; returns to `t0` if there is some left. All registers of the program stay, and of its pool.
+    /// Asks for the time; returns to `t0` if there is some left. All registers of the program stay,
+    /// and of its pool.
     fn emit_refill(&self, asm: &mut Asm) {
         const KEPT: [Reg; 15] = [
             Reg::A0,
@@ -476,12 +477,6 @@ fn count_in(asm: &mut Asm) {
     asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::AqRl));
 }
 
-/// What is emitted from here on is for `part`.
-fn begin(asm: &mut Asm, parts: &mut Vec<Part>, part: Around) {
-    asm.mark();
-    parts.push(Part::Around(part));
-}
-
 /// How many instructions may be executed before the next look at the clock; -1: the time is over.
 /// The time until the first look is not counted.
 extern "C" fn slice(clock: &mut Clock) -> i64 {
@@ -505,9 +500,9 @@ pub(super) fn push_node(asm: &mut Asm, handler: Label, off: i64) {
     asm.emit(sd(Reg::T0, RECORD, small(NODE)));
 }
 
-/// Takes the node at `base + off` off the list.
-pub(super) fn pop_node(asm: &mut Asm, base: Reg, off: i64) {
-    asm.emit(ld(Reg::T0, base, small(off)));
+/// Takes the node at `sp + off` off the list.
+pub(super) fn pop_node(asm: &mut Asm, off: i64) {
+    asm.emit(ld(Reg::T0, Reg::Sp, small(off)));
     asm.emit(sd(Reg::T0, RECORD, small(NODE)));
 }
 
@@ -528,13 +523,4 @@ pub(super) fn load_tail_calls(asm: &mut Asm, left: Reg, none: Label) {
 pub(super) fn store_tail_calls(asm: &mut Asm, left: Reg) {
     asm.emit(addi(left, left, imm!(-1)));
     asm.emit(sd(left, RECORD, small(TAIL_CALLS)));
-}
-
-fn zext_w_of(asm: &mut Asm, reg: Reg) {
-    if asm.features().zba {
-        asm.emit(zext_w(reg, reg));
-    } else {
-        asm.emit(slli(reg, reg, uimm!(32)));
-        asm.emit(srli(reg, reg, uimm!(32)));
-    }
 }
