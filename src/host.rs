@@ -45,6 +45,7 @@ use trampoline::Trampolines;
 pub use self::error::{HostError, RelocFault};
 use self::reloc::Plan;
 pub use self::reloc::{Reloc, RelocKind, RelocTarget};
+use crate::exclusive::Exclusive;
 use crate::runtime::Runtime;
 pub use symbols::{Cfa, LineEntry, Row, Symbol, Unwind};
 
@@ -143,17 +144,7 @@ struct Code {
     rx: RxRange,
     symbols: Vec<Symbol>,
     /// The first goes first: nobody looks up what is freed.
-    parts: Option<(Published, PackCode)>,
-}
-
-impl Drop for Code {
-    fn drop(&mut self) {
-        let parts = &mut self.parts;
-        if Trampolines::exclusively(|| drop(parts.take())).is_err() {
-            // This thread has the lock already.
-            drop(self.parts.take());
-        }
-    }
+    _parts: Exclusive<(Published, PackCode)>,
 }
 
 impl Runtime {
@@ -196,7 +187,7 @@ impl Runtime {
             Ok(Code {
                 rx,
                 symbols,
-                parts: Some((published, pack)),
+                _parts: Exclusive::new((published, pack)),
             })
         })??;
         Ok(Hosted {

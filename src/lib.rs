@@ -37,6 +37,7 @@ mod abi;
 pub mod bpf;
 mod call;
 mod error;
+mod exclusive;
 mod func;
 mod glue;
 mod hook;

@@ -200,6 +200,14 @@ pub(crate) enum Control {
     Throw,
 }
 
+/// The kinds of them that a program makes.
+#[derive(Copy, Clone, Debug, Default)]
+pub(crate) struct Controls {
+    pub(crate) tail_calls: bool,
+    pub(crate) loops: bool,
+    pub(crate) throws: bool,
+}
+
 /// Everything that a program can refer to.
 #[derive(Clone, Debug, Default)]
 #[must_use]
@@ -316,11 +324,19 @@ impl Env {
         }
     }
 
-    /// Whether a program makes calls of this kind.
-    pub(crate) fn uses(&self, program: &Program, control: Control) -> bool {
-        let is_it =
-            |op: &Op| matches!(*op, Op::Call(callee) if self.control(callee) == Some(control));
-        program.ops().iter().flatten().any(is_it)
+    /// Which of them a program makes.
+    pub(crate) fn controls(&self, program: &Program) -> Controls {
+        let mut made = Controls::default();
+        for op in program.ops().iter().flatten() {
+            let Op::Call(callee) = *op else { continue };
+            match self.control(callee) {
+                Some(Control::TailCall) => made.tail_calls = true,
+                Some(Control::Loop) => made.loops = true,
+                Some(Control::Throw) => made.throws = true,
+                None => {}
+            }
+        }
+        made
     }
 
     /// What a call leads to outside the program, if it is there.

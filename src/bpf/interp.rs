@@ -114,7 +114,7 @@ impl<'a> Frame<'a> {
 
     /// A program's first function.
     fn first(program: Source<'a>, args: &[u64], env: &Env) -> Self {
-        let catches = env.uses(&program, Control::Throw);
+        let catches = env.controls(&program).throws;
         let mut frame = Self::new(program, 0, args);
         frame.catches = catches;
         frame
@@ -217,52 +217,50 @@ impl<'a> Interpreter<'a> {
 
     /// A call that is none; the result, if it ends the run.
     fn control(&self, run: &mut Run<'a>, control: Control) -> Result<Option<u64>, Stop> {
-        let Some(frame) = run.frames.last_mut() else {
+        let Some(Frame { regs, .. }) = run.frames.last() else {
             return Ok(None);
         };
-        let [r1, r2, r3, r4] = [1, 2, 3, 4].map(|n: usize| frame.regs[n]);
-        match control {
-            Control::Throw => return Ok(run.throw(r1)),
+        let regs = *regs;
+        let r0 = match control {
+            Control::Throw => return Ok(run.throw(regs[1])),
             Control::TailCall => {
                 let arrays = self.env.prog_arrays();
-                let array = arrays.iter().find(|array| array.addr() == r2);
-                let program = array.and_then(|array| array.interpreted(r3 as u32));
+                let array = arrays.iter().find(|array| array.addr() == regs[2]);
+                let program = array.and_then(|array| array.interpreted(regs[3] as u32));
                 match program.filter(|_| run.tail_calls_left > 0) {
-                    None => frame.regs[0] = errno(libc::EINVAL),
+                    None => errno(libc::EINVAL),
                     Some(program) => {
                         run.tail_calls_left -= 1;
                         check_imports(&program, self.env)?;
-                        let (program, args) = (Source::Array(program), &frame.regs[1..6]);
-                        let mut next = Frame::first(program, args, self.env);
-                        next.then = std::mem::replace(&mut frame.then, Then::Return);
-                        *frame = next;
+                        let program = Source::Array(program);
+                        run.replace(Frame::first(program, &regs[1..6], self.env));
+                        return Ok(None);
                     }
                 }
             }
-            Control::Loop if r4 != 0 => frame.regs[0] = errno(libc::EINVAL),
-            Control::Loop => match u64::from(r1 as u32) {
-                0 => frame.regs[0] = 0,
-                times if times > MAX_LOOPS => frame.regs[0] = errno(libc::E2BIG),
-                times => {
-                    let at = |frame: &Frame<'a>| {
-                        let func = func_at(&frame.program, r2)?;
-                        Some((frame.program.clone(), func))
-                    };
-                    let found = run.frames.iter().rev().find_map(at);
-                    let looped = found.map(|(program, func)| Loop {
-                        program,
-                        func,
-                        ctx: r3,
-                        done: 0,
-                        times,
-                    });
-                    match (looped, run.frames.last_mut()) {
-                        (Some(looped), _) => run.frames.push(looped.frame()),
-                        (None, Some(frame)) => frame.regs[0] = errno(libc::EINVAL),
-                        (None, None) => {}
+            Control::Loop => {
+                let (func, ctx, flags) = (regs[2], regs[3], regs[4]);
+                match (u64::from(regs[1] as u32), run.func_at(func)) {
+                    _ if flags != 0 => errno(libc::EINVAL),
+                    (0, _) => 0,
+                    (times, _) if times > MAX_LOOPS => errno(libc::E2BIG),
+                    (_, None) => errno(libc::EINVAL),
+                    (times, Some((program, func))) => {
+                        let looped = Loop {
+                            program,
+                            func,
+                            ctx,
+                            done: 0,
+                            times,
+                        };
+                        run.frames.push(looped.frame());
+                        return Ok(None);
                     }
                 }
-            },
+            }
+        };
+        if let Some(frame) = run.frames.last_mut() {
+            frame.regs[0] = r0;
         }
         Ok(None)
     }
@@ -407,7 +405,21 @@ struct Run<'a> {
     tail_calls_left: u32,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    /// The function that `addr` stands for, of a program that is under way.
+    fn func_at(&self, addr: u64) -> Option<(Source<'a>, usize)> {
+        let of = |frame: &Frame<'a>| Some((frame.program.clone(), func_at(&frame.program, addr)?));
+        self.frames.iter().rev().find_map(of)
+    }
+
+    /// The innermost function is left for another, which returns in its stead.
+    fn replace(&mut self, mut next: Frame<'a>) {
+        if let Some(frame) = self.frames.last_mut() {
+            next.then = std::mem::replace(&mut frame.then, Then::Return);
+            *frame = next;
+        }
+    }
+
     /// The innermost function returns; the result, if it was the last one.
     fn leave(&mut self, r0: u64) -> Option<u64> {
         let then = self.frames.pop()?.then;
@@ -432,16 +444,15 @@ impl Run<'_> {
         while self.frames.last().is_some_and(|frame| !frame.catches) {
             self.frames.pop();
         }
-        let Some(frame) = self.frames.last_mut() else {
+        let Some(frame) = self.frames.last() else {
             // Out of the callback itself.
             return Some(cookie);
         };
         match frame.program.extra().exception_callback {
             None => self.leave(cookie),
             Some(at) => {
-                let mut callback = Frame::new(frame.program.clone(), at, &[cookie]);
-                callback.then = std::mem::replace(&mut frame.then, Then::Return);
-                *frame = callback;
+                let callback = Frame::new(frame.program.clone(), at, &[cookie]);
+                self.replace(callback);
                 None
             }
         }

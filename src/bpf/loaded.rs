@@ -15,7 +15,7 @@ use trampoline::Trampolines;
 
 use super::array::{self, BudgetKind, Slots, kind_of};
 use super::dump::Compiled;
-use super::env::{Control, Env};
+use super::env::Env;
 use super::error::{LoadError, Stop};
 use super::faults::Registered;
 use super::jit::{Blind, Budget, Linked, Plan};
@@ -23,6 +23,7 @@ use super::objects::Objects;
 use super::program::Program;
 use super::tables::Tables;
 use super::{entropy, helpers, jit, symbols};
+use crate::exclusive::Exclusive;
 use crate::raw::RawProg;
 use crate::runtime::Runtime;
 use trampoline::{Needs, Owner, Prog, ProgFn, ProgKind, RetFrom};
@@ -109,13 +110,13 @@ pub struct BpfProg {
     runtime: Runtime,
 }
 
-/// Published code. It is freed under the lock of changes, so that no fork comes between.
+/// Published code.
 #[derive(Debug)]
 struct Code {
+    /// The first goes first: nobody looks up what is freed.
+    _parts: Exclusive<(Published, Registered, PackCode)>,
     rx: RxRange,
     compiled: Compiled,
-    /// The first goes first: nobody looks up what is freed.
-    parts: Option<(Published, Registered, PackCode)>,
     /// Where tail calls arrive.
     inner: u64,
     budget: Option<Budget>,
@@ -126,16 +127,6 @@ struct Code {
     /// What constants of the program refer to, arenas among them.
     _objects: Objects,
     _tables: Tables,
-}
-
-impl Drop for Code {
-    fn drop(&mut self) {
-        let parts = &mut self.parts;
-        if Trampolines::exclusively(|| drop(parts.take())).is_err() {
-            // This thread has the lock: it frees the image that called the program.
-            drop(self.parts.take());
-        }
-    }
 }
 
 impl BpfProg {
@@ -151,7 +142,7 @@ impl BpfProg {
         let stops = Box::new(AtomicU64::new(0));
         let object = jit::compile(program, env, options.plan(program, &stops)?)?;
         let kind = kind_of(options.budget);
-        let tail_calls = env.uses(program, Control::TailCall);
+        let tail_calls = env.controls(program).tail_calls;
         let arrays = match tail_calls {
             true => env.prog_arrays(),
             false => &[],
@@ -188,9 +179,9 @@ impl BpfProg {
             let published = symbols::publish(&compiled, runtime.tools());
             arrays.iter().for_each(|array| array.adopt(kind));
             Ok(Code {
+                _parts: Exclusive::new((published, known, pack)),
                 rx,
                 compiled,
-                parts: Some((published, known, pack)),
                 inner,
                 budget: options.budget,
                 stops,

@@ -31,7 +31,10 @@ pub(crate) fn verify(insns: &[BpfInsn], extra: &Extra) -> Result<(Ops, Vec<Func>
     let mut stacks = Vec::with_capacity(funcs.len());
     let mut kinds = vec![Kind::Sub; ops.len()];
     let passed: Vec<usize> = pointed_to(&ops).map(|(_, to)| to as usize).collect();
-    let calls_back = !passed.is_empty();
+    let calls_back = match passed.is_empty() {
+        true => CallsBack::No,
+        false => CallsBack::Yes,
+    };
     passed.into_iter().for_each(|at| kinds[at] = Kind::Main);
     if let Some(at) = extra.exception_callback {
         kinds[at] = Kind::Catch;
@@ -246,14 +249,14 @@ impl Known {
 }
 
 /// Whether a pointer into the stack goes where nobody follows it: to another function of the
-/// program, which whoever is called may call too if it `calls_back`; into memory, through an instruction that is not for pointers. What is reached by it
-/// may be anywhere in the stack.
-fn escapes(op: Op, known: &Known, calls_back: bool) -> bool {
+/// program, which whoever is called may call too where others know it; into memory, through an
+/// instruction that is not for pointers. What is reached by it may be anywhere in the stack.
+fn escapes(op: Op, known: &Known, calls_back: CallsBack) -> bool {
     let points = |reg: BpfReg| known.ptrs[reg.index()] != Ptr::Other;
     let passes = || BpfReg::ALL[1..6].iter().any(|reg| points(*reg));
     match op {
         Op::Call(Callee::Local(_)) => passes(),
-        Op::Call(_) => calls_back && passes(),
+        Op::Call(_) => calls_back == CallsBack::Yes && passes(),
         Op::Store {
             src: Operand::Reg(src),
             ..
@@ -302,13 +305,19 @@ enum Kind {
     Sub,
 }
 
+/// Whether others know functions of the program, and may call them.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum CallsBack {
+    Yes,
+    No,
+}
+
 /// A walk along all paths of one function.
 struct Paths<'a> {
     ops: &'a Ops,
     func: &'a Func,
     kind: Kind,
-    /// Functions of the program are known to others.
-    calls_back: bool,
+    calls_back: CallsBack,
     /// Which of `known` is of an instruction that is jumped to.
     places: Vec<Option<u32>>,
     /// What is known before such an instruction; nothing before anybody has come there.
@@ -322,7 +331,7 @@ struct Paths<'a> {
 }
 
 impl<'a> Paths<'a> {
-    fn new(ops: &'a Ops, func: &'a Func, kind: Kind, calls_back: bool) -> Self {
+    fn new(ops: &'a Ops, func: &'a Func, kind: Kind, calls_back: CallsBack) -> Self {
         let mut places = vec![None; func.end - func.start];
         // The function's entry is one of them.
         let mut known = vec![None];

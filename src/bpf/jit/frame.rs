@@ -45,6 +45,13 @@ enum Calls {
     No,
 }
 
+/// Whether exceptions end in a function.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(super) enum Catches {
+    Yes,
+    No,
+}
+
 /// The frame of one function.
 #[derive(Clone, Debug)]
 pub(super) struct Frame {
@@ -52,18 +59,17 @@ pub(super) struct Frame {
     /// The BPF stack, a multiple of 8.
     stack_bytes: i64,
     may_goto: bool,
-    /// Exceptions end here.
-    pub(super) catches: bool,
+    catches: Catches,
     saved: Vec<Reg>,
     size_bytes: i64,
 }
 
 impl Frame {
-    /// The frame of a function; exceptions end in it if it `catches`.
-    pub(super) fn new(func: &Func, ops: &[Option<Op>], env: &Env, catches: bool) -> Self {
+    pub(super) fn new(func: &Func, ops: &[Option<Op>], env: &Env, catches: Catches) -> Self {
         let body = || ops[func.start..func.end].iter().flatten();
         let is_call = |op: &Op| matches!(op, Op::Call(callee) if env.is_called(*callee));
-        let calls = match catches || body().any(is_call) {
+        let is_catching = catches == Catches::Yes;
+        let calls = match is_catching || body().any(is_call) {
             true => Calls::Yes,
             false => Calls::No,
         };
@@ -75,11 +81,11 @@ impl Frame {
             let used = BpfReg::ALL[6..10]
                 .iter()
                 // What is left by an exception has not restored what it had saved.
-                .filter(|r| catches || written & bit(**r) != 0);
+                .filter(|r| is_catching || written & bit(**r) != 0);
             saved.extend(used.map(|reg| SAVED_MAP[reg.index() - 6]));
         }
         let stack_bytes = i64::from(func.stack_bytes.next_multiple_of(8));
-        let node_bytes = if catches { record::NODE_BYTES } else { 0 };
+        let node_bytes = if is_catching { record::NODE_BYTES } else { 0 };
         let size = stack_bytes + 8 * i64::from(may_goto) + node_bytes + 8 * saved.len() as i64;
         Self {
             calls,
@@ -134,7 +140,7 @@ impl Frame {
             asm.li(Reg::T0, max_loops as i64);
             asm.emit(sd(Reg::T0, Reg::Sp, small(self.loops_off())));
         }
-        if self.catches {
+        if self.catches == Catches::Yes {
             record::push_node(asm, caught, self.node_off());
         }
     }
@@ -155,7 +161,7 @@ impl Frame {
 
     /// Undoes what the prologue has done, over `t0`.
     pub(super) fn leave(&self, asm: &mut Asm) {
-        if self.catches {
+        if self.catches == Catches::Yes {
             record::pop_node(asm, self.node_off());
         }
         for (reg, off) in self.saves() {

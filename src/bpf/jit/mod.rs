@@ -43,7 +43,7 @@ use rv64::{
 
 pub(crate) use self::blind::Blind;
 use self::facts::{Facts, Forms};
-use self::frame::Frame;
+use self::frame::{Catches, Frame};
 use self::inline::Second;
 use self::later::Pending;
 use self::pool::Pool;
@@ -215,7 +215,10 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
         None => Vec::new(),
     };
     for (i, func) in program.funcs().iter().enumerate() {
-        let catches = i == 0 && routines.uses.throws;
+        let catches = match i == 0 && routines.uses.controls.throws {
+            true => Catches::Yes,
+            false => Catches::No,
+        };
         let frame = Frame::new(func, program.ops(), env, catches);
         let mut emit = Emit {
             asm: &mut asm,
@@ -243,7 +246,7 @@ pub(crate) fn compile(program: &Program, env: &Env, plan: Plan<'_>) -> Result<Ob
             blind: blind.as_mut(),
         };
         emit.function(program, &facts, spaces.as_ref(), func);
-        if catches {
+        if catches == Catches::Yes {
             emit.catch(callback);
         }
     }

@@ -46,7 +46,7 @@ use rv64::{
 };
 
 use super::super::array::{LINE_BYTES, LINE_SHIFT, LINES, runs_addr};
-use super::super::env::{Control, Env};
+use super::super::env::{Controls, Env};
 use super::super::op::{Imm64, Op};
 use super::super::program::{MAX_LOOPS, MAX_TAIL_CALLS, Program, target};
 use super::super::verify::jump_of;
@@ -92,10 +92,8 @@ const SLICE: i64 = 1 << 14;
 /// What a program asks of the code around it.
 #[derive(Clone, Debug)]
 pub(super) struct Uses {
-    pub(super) tail_calls: bool,
-    pub(super) throws: bool,
-    pub(super) budget: Option<Budget>,
-    loops: bool,
+    pub(super) controls: Controls,
+    budget: Option<Budget>,
     /// The functions whose addresses are taken.
     callbacks: Vec<usize>,
 }
@@ -117,9 +115,7 @@ impl Uses {
         callbacks.sort_unstable();
         callbacks.dedup();
         Self {
-            tail_calls: env.uses(program, Control::TailCall),
-            throws: env.uses(program, Control::Throw),
-            loops: env.uses(program, Control::Loop),
+            controls: env.controls(program),
             budget,
             callbacks,
         }
@@ -127,7 +123,7 @@ impl Uses {
 
     /// Whether there is a record.
     pub(super) fn record(&self) -> bool {
-        self.tail_calls || self.throws || self.budget.is_some()
+        self.controls.tail_calls || self.controls.throws || self.budget.is_some()
     }
 }
 
@@ -226,7 +222,7 @@ impl Routines {
         asm.li(Reg::T0, MAX_TAIL_CALLS.into());
         asm.emit(sd(Reg::T0, Reg::Sp, small(TAIL_CALLS)));
         push_node(asm, caught, OUTERMOST);
-        if self.uses.tail_calls {
+        if self.uses.controls.tail_calls {
             count_in(asm);
         }
         match self.uses.budget {
@@ -252,7 +248,7 @@ impl Routines {
             asm.li(Reg::A1, 0);
         }
         asm.bind(way_out);
-        if self.uses.tail_calls {
+        if self.uses.controls.tail_calls {
             asm.emit(ld(Reg::T0, Reg::Sp, small(LINE)));
             asm.li(Reg::T1, -1);
             asm.emit(amoadd_d(Reg::Zero, Reg::T1, Reg::T0, Order::Rl));
@@ -321,7 +317,7 @@ impl Routines {
         }
         self.emit_loop(asm, parts, func_label);
         self.emit_stop(asm, parts, stops);
-        if !self.uses.throws {
+        if !self.uses.controls.throws {
             asm.bind(self.caught);
         }
     }
@@ -333,7 +329,7 @@ impl Routines {
         parts: &mut Vec<Part>,
         func_label: impl Fn(usize) -> Option<Label>,
     ) {
-        if !self.uses.loops {
+        if !self.uses.controls.loops {
             return asm.bind(self.loop_);
         }
         begin(asm, parts, Part::Around(Around::Loop));
