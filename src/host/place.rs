@@ -25,10 +25,10 @@ impl Window {
         high: u64::MAX,
     };
 
-    /// What is within reach of `target`.
+    /// What is within reach of `target`: forward, all kinds reach two bytes less than back.
     fn around(target: u64, reach_bytes: u64) -> Self {
         Self {
-            low: target.saturating_sub(reach_bytes),
+            low: target.saturating_sub(reach_bytes - 2),
             high: target.saturating_add(reach_bytes),
         }
     }

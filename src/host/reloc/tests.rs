@@ -1,5 +1,6 @@
 //! Every kind at the edges of its reach, and what is refused.
 
+use pack_alloc::Near;
 use rv64::Reg::{A0, A1, Ra, T0, T1, Zero};
 use rv64::{FReg, addi, beq, bne, disassemble, fld, fsd, j, jal, jalr, lw, nop, offset, sd};
 
@@ -102,6 +103,25 @@ fn jumps_reach_as_far_as_they_can_and_no_farther() {
                     );
                 }
             }
+        }
+    }
+}
+
+/// Code at either end of where it is said that it can be.
+#[test]
+fn code_reaches_from_wherever_it_may_be_placed() {
+    let at_target = [reloc(0, RelocKind::Jal, RelocTarget::Address(BASE))];
+    for (kind, code, ..) in kinds() {
+        let relocs = at_target.map(|reloc| Reloc { kind, ..reloc });
+        let plan = || Plan::new(&code, &relocs).unwrap();
+        let (_, Near::Within { of, reach_bytes }) = plan().places().unwrap() else {
+            panic!("{kind:?} reaches everywhere");
+        };
+        let (low, high) = (of.get() - reach_bytes, of.get() + reach_bytes);
+        let last = high - code.len() as u64;
+        for start in [low.next_multiple_of(2), last - last % 2] {
+            let linked = plan().link(start);
+            assert!(linked.is_ok(), "{kind:?} at {start:#x}: {linked:?}");
         }
     }
 }
