@@ -80,6 +80,9 @@ enum Sub {
         /// Only tests of this package; may be repeated.
         #[arg(short, long = "package", value_name = "PACKAGE")]
         packages: Vec<String>,
+        /// Only tests in `tests/FILE.rs`; may be repeated. Builds nothing else.
+        #[arg(short, long = "file", value_name = "FILE")]
+        files: Vec<String>,
         /// Only on this machine, or only in the VM.
         #[arg(long, default_value = "both")]
         side: Side,
@@ -257,11 +260,13 @@ fn xtask(command: Sub) -> Result<ExitCode> {
         Sub::Test {
             filters,
             packages,
+            files,
             side,
             machine,
         } => {
             let selection = Selection {
                 packages,
+                files,
                 filters,
                 side,
             };

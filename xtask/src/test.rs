@@ -24,14 +24,16 @@ use crate::{
 const HOST_ONLY: &str = "xtask";
 /// A package that is built on demand only: Cranelift alone takes minutes.
 pub(crate) const ON_DEMAND: &str = "rvbpf-peers";
-/// What is built for testing. Examples and benches are programs, not tests.
-const TEST_ARGS: [&str; 4] = ["--no-run", "--lib", "--bins", "--tests"];
+/// What is built for testing unless told otherwise. Examples and benches are programs, not tests.
+const ALL_TARGETS: [&str; 3] = ["--lib", "--bins", "--tests"];
 
 /// Which tests.
 #[derive(Clone, Debug)]
 pub(crate) struct Selection {
     /// Of these packages; of all when empty.
     pub(crate) packages: Vec<String>,
+    /// In these files of `tests/`, and no others; in all of them, and in units, when empty.
+    pub(crate) files: Vec<String>,
     /// Those whose names contain one of these; all when empty.
     pub(crate) filters: Vec<String>,
     pub(crate) side: Side,
@@ -53,9 +55,24 @@ impl Selection {
     pub(crate) fn all() -> Self {
         Self {
             packages: Vec::new(),
+            files: Vec::new(),
             filters: Vec::new(),
             side: Side::Both,
         }
+    }
+
+    /// Cargo's arguments for what is built of them.
+    fn target_args(&self) -> impl Iterator<Item = &str> {
+        let all = if self.files.is_empty() {
+            &ALL_TARGETS[..]
+        } else {
+            &[]
+        };
+        let files = self.files.iter().flat_map(|name| ["--test", name]);
+        ["--no-run"]
+            .into_iter()
+            .chain(all.iter().copied())
+            .chain(files)
     }
 
     /// Cargo's arguments for the packages that can run on `side`. None: there
@@ -133,7 +150,7 @@ fn test_places(
     let Some(mut args) = selection.cargo_args(side) else {
         return Ok(());
     };
-    args.extend(TEST_ARGS);
+    args.extend(selection.target_args());
     let built = lab.build("test", &args, Want::Tests)?;
     let root = &lab.workspace.root;
     let mut load = Load::of(&built);
@@ -181,7 +198,7 @@ fn test_host(lab: &Lab, vm: &VmLab, selection: &Selection, report: &mut Report) 
         .current_dir(&lab.workspace.root)
         .args(["test", "--locked"])
         .args(args)
-        .args(TEST_ARGS);
+        .args(selection.target_args());
     let built = build(
         cargo.arg("--message-format=json-render-diagnostics"),
         Want::Tests,
@@ -196,6 +213,9 @@ fn test_host(lab: &Lab, vm: &VmLab, selection: &Selection, report: &mut Report) 
         &[(AS_VAR, &assembler.to_string_lossy())],
     );
     run_here(load.jobs, &mut |event| report.event("the host", event));
+    if !selection.files.is_empty() {
+        return Ok(());
+    }
     doc_tests(report, selection)
 }
 
