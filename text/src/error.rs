@@ -188,6 +188,125 @@ pub enum TextError {
         /// Its name.
         symbol: Box<str>,
     },
+    /// The address lies inside a function: it is not where one starts. Kernel: `-EINVAL`.
+    #[error(
+        "no function starts at {addr}: it is {} bytes inside {}; pass the function's first \
+         instruction",
+        addr.get() - func.get(),
+        Named(name.as_deref(), *func)
+    )]
+    NotAFunction {
+        /// The address.
+        addr: RxAddr,
+        /// Where the function around it starts.
+        func: RxAddr,
+        /// The name of that function, if it has one.
+        name: Option<Box<str>>,
+    },
+    /// The code at the address is never called: it is jumped to from the rest of a function, or
+    /// signal handlers return to it. Kernel: `-EINVAL`.
+    #[error(
+        "{} is no function but a part of one, which is never called: pass the function itself",
+        Named(name.as_deref(), *addr)
+    )]
+    FunctionPart {
+        /// The address.
+        addr: RxAddr,
+        /// The name of the part, if it has one.
+        name: Option<Box<str>>,
+    },
+    /// The address lies in an executed segment, but nothing says that there is code. Kernel:
+    /// `-EINVAL`.
+    #[error(
+        "nothing says that there is code at {addr} in {}: no unwind entry and no symbol covers it, \
+         so it is data between functions, or assembly whose symbols were stripped",
+        object.display()
+    )]
+    DataInText {
+        /// The address.
+        addr: RxAddr,
+        /// The file of the object.
+        object: Box<Path>,
+    },
+    /// The address is a stub that leads to a function which no loaded object defines. Kernel:
+    /// `-ENOENT`.
+    #[error(
+        "the stub at {addr} leads to {symbol}, which no loaded object defines: load the library \
+         that does first"
+    )]
+    UnresolvedStub {
+        /// The stub.
+        addr: RxAddr,
+        /// The function's name.
+        symbol: Box<str>,
+    },
+    /// No loaded object is called that. Kernel: `-ENOENT`.
+    #[error(
+        "no loaded object is called `{object}` (loaded are {}): give the name of its file, such \
+         as `libz.so.1`, and load it before",
+        loaded.join(", ")
+    )]
+    ObjectNotLoaded {
+        /// The name that was given.
+        object: Box<str>,
+        /// The names of the files of all objects.
+        loaded: Box<[Box<str>]>,
+    },
+    /// Nothing has that name. Kernel: `-ENOENT`.
+    #[error(
+        "{} `{symbol}`{}: functions that are neither exported nor in the symbol table of a file \
+         have no names, and can be given by their addresses",
+        NoSymbolIn(object.as_deref()),
+        DidYouMean(nearest.as_deref())
+    )]
+    UnknownSymbol {
+        /// The name.
+        symbol: Box<str>,
+        /// What was given as the object.
+        object: Option<Box<str>>,
+        /// The most similar name of a function, if one is similar.
+        nearest: Option<Box<str>>,
+    },
+    /// What has the name is no function. Kernel: `-EINVAL`.
+    #[error("`{symbol}` of {object} is data, not a function")]
+    SymbolIsData {
+        /// The name.
+        symbol: Box<str>,
+        /// The file of the object that defines it.
+        object: Box<str>,
+    },
+    /// The object uses a function of that name but does not define it. Kernel: `-ENOENT`.
+    #[error(
+        "{object} calls `{symbol}` but does not define it: name the object that does, or none, to \
+         look in all of them"
+    )]
+    SymbolUndefined {
+        /// The name.
+        symbol: Box<str>,
+        /// The file of the object.
+        object: Box<str>,
+    },
+    /// Several functions of the object have that name, each known to its own source file only.
+    /// Kernel: `-EADDRNOTAVAIL`.
+    #[error("{object} has several functions `{symbol}`: give the address of the one that is meant")]
+    AmbiguousSymbol {
+        /// The name.
+        symbol: Box<str>,
+        /// The file of the object.
+        object: Box<str>,
+    },
+    /// The name is that of a function with several implementations, and nothing tells which one
+    /// was chosen. Kernel: `-ENOENT`.
+    #[error(
+        "`{symbol}` of {object} has several implementations, and nothing tells which one this \
+         machine uses: give the address of the one that is meant"
+    )]
+    UnknownChoice {
+        /// The name.
+        symbol: Box<str>,
+        /// The file of the object.
+        object: Box<str>,
+    },
     /// The file of the object that holds the address cannot be read, or is not the one that was
     /// loaded. Kernel: the errno of `open`, or `-ESTALE`.
     #[error("cannot read the object {} (errno {errno}): {reason}", object.display())]
@@ -217,5 +336,39 @@ impl std::fmt::Display for Hex<'_> {
             write!(f, "{gap}{byte:02x}")?;
         }
         Ok(())
+    }
+}
+
+/// A function in messages, by its name or its address.
+struct Named<'a>(Option<&'a str>, RxAddr);
+
+impl std::fmt::Display for Named<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(name) => write!(f, "`{name}`"),
+            None => write!(f, "the code at {}", self.1),
+        }
+    }
+}
+
+/// Where there is no symbol.
+struct NoSymbolIn<'a>(Option<&'a str>);
+
+impl std::fmt::Display for NoSymbolIn<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(object) => write!(f, "{object} has no"),
+            None => f.write_str("no loaded object has a"),
+        }
+    }
+}
+
+/// Another name.
+struct DidYouMean<'a>(Option<&'a str>);
+
+impl std::fmt::Display for DidYouMean<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0
+            .map_or(Ok(()), |name| write!(f, " (did you mean `{name}`?)"))
     }
 }

@@ -22,7 +22,7 @@
 //! A child's copy is ordinary pages even when the parent's map is huge: the pool may be empty,
 //! and most children `exec`. It can collapse again.
 //!
-//! Key type: [`ForkState`]. Neighbours: `state`, `foreign`, `object`. Source:
+//! Key type: [`ForkState`]. Neighbours: `state`, `foreign`, `loaded`, `cache`. Source:
 //! `pthread_atfork(3)`, `madvise(2)`.
 #![expect(
     unsafe_code,
@@ -157,7 +157,8 @@ fn register() -> Result<(), TextError> {
 }
 
 unsafe extern "C" fn before_fork() {
-    crate::object::before_fork();
+    crate::loaded::before_fork();
+    crate::cache::before_fork();
     let mut state = ManuallyDrop::new(state::raw().lock());
     if state.fork.check().is_err() {
         return;
@@ -201,7 +202,8 @@ unsafe extern "C" fn after_in_child() {
 fn unlock() {
     // SAFETY: `before_fork` took the lock on this thread and forgot its guard.
     unsafe { state::raw().force_unlock() };
-    crate::object::after_fork();
+    crate::cache::after_fork();
+    crate::loaded::after_fork();
 }
 
 impl Copies {

@@ -13,6 +13,8 @@
 //! | `copy` | text that nobody can be executing |
 //! | `poke`, `plan` | live sites of two words: nop, call, jump; why no thread sees half of one |
 //! | `pad`, `object` | entry pads in foreign text |
+//! | `func`, `names` | [`Func`]: functions by their addresses and by their names |
+//! | `catalog` | the functions of an object, from `eh_frame`, `dynamic` and its file |
 //! | [`threads`] | where every thread is |
 //! | `flush` | the instruction cache, and what this machine needs |
 //! | `fork` | a child's own copy |
@@ -22,20 +24,29 @@
 //! is an error. Source: kernel `arch/riscv/kernel/patch.c`, `kernel/bpf/core.c`.
 
 mod addr;
+mod cache;
+mod catalog;
 mod copy;
+mod dynamic;
+mod eh_frame;
 mod error;
 mod flush;
 mod foreign;
 mod fork;
+mod func;
 mod insn;
+mod loaded;
 mod map;
+mod names;
 mod object;
 mod pad;
 mod plan;
 mod poke;
 mod proc_maps;
 mod site;
+mod span;
 mod state;
+mod stub;
 mod sync;
 mod sys;
 #[doc(hidden)]
@@ -47,6 +58,7 @@ pub use addr::{PcRel, RxAddr, RxRange};
 pub use copy::{text_copy, text_copy_all, text_invalidate, text_invalidate_all};
 pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
+pub use func::{Convention, Func, FuncKind, find_symbol};
 pub use map::{Backing, CodeMap, Place};
 pub use pad::{Pad, PadWords};
 pub use poke::{

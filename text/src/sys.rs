@@ -12,9 +12,9 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use memmap2::{MmapOptions, MmapRaw};
+use memmap2::{Mmap, MmapOptions, MmapRaw};
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
@@ -233,6 +233,13 @@ pub(crate) fn munmap(range: RxRange) {
     }
 }
 
+/// Maps a file to be read. Should somebody truncate a library in use, an access through this map
+/// is not the first to fault.
+pub(crate) fn map_file(file: &File) -> std::io::Result<Mmap> {
+    // SAFETY: the file is only read, by callers who compare it with what is loaded.
+    unsafe { Mmap::map(file) }
+}
+
 /// `madvise(MADV_COLLAPSE)`.
 pub(crate) fn collapse(range: RxRange) -> Result<(), TextError> {
     // SAFETY: MADV_COLLAPSE changes the size of pages, never what they hold.
@@ -261,6 +268,17 @@ pub(crate) fn load_text_u32(at: RxAddr) -> u32 {
     // 1. `at` is aligned and readable (callers, see above).
     // 2. Others only ever change it by aligned atomic stores.
     unsafe { AtomicU32::from_ptr(word).load(Ordering::Acquire) }
+}
+
+/// Loads an aligned address that the dynamic linker may be storing; same conditions as
+/// [`load_text_u32`].
+pub(crate) fn load_slot_u64(at: RxAddr) -> u64 {
+    debug_assert!(at.is_aligned(8));
+    let slot = ptr::with_exposed_provenance_mut::<u64>(at.get() as usize);
+    // SAFETY:
+    // 1. `at` is aligned and readable (callers, see above).
+    // 2. The dynamic linker stores whole addresses.
+    unsafe { AtomicU64::from_ptr(slot).load(Ordering::Acquire) }
 }
 
 /// Copies text out of an rx mapping; same conditions as [`load_text_u32`] for the whole range,

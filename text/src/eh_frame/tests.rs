@@ -1,0 +1,1 @@
+//! FDEs written by hand.

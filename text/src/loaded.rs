@@ -1,0 +1,242 @@
+//! What the dynamic linker has loaded, and what it finds under a name.
+//!
+//! Key types: [`Loaded`], [`Scope`]. Neighbours: `object` and `catalog` read what is found here;
+//! `fork` keeps the lock. Source: `dl_iterate_phdr(3)`, `dlopen(3)`, `dlsym(3)`.
+#![expect(
+    unsafe_code,
+    reason = "dl_iterate_phdr, dlopen, dlsym, and a lock that is held across fork"
+)]
+
+use std::ffi::{CStr, OsStr, c_int, c_void};
+use std::mem::ManuallyDrop;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::addr::{RxAddr, RxRange};
+use crate::error::TextError;
+use crate::sync::{ForkMutex, RawForkMutex};
+
+/// Where the file of the main program is, which the dynamic linker does not name.
+const MAIN: &str = "/proc/self/exe";
+
+/// Held while the dynamic linker is asked, and across `fork`: glibc frees its other locks in the
+/// child, but not the one of `dl_iterate_phdr` (`posix/fork.c`), which another thread may be holding.
+static ASKING: ForkMutex<()> =
+    ForkMutex::const_new(<RawForkMutex as parking_lot::lock_api::RawMutex>::INIT, ());
+
+/// Takes the lock of this module for the time of a fork.
+pub(crate) fn before_fork() {
+    let _asking = ManuallyDrop::new(ASKING.lock());
+}
+
+/// Gives it back, in the parent and in the child.
+pub(crate) fn after_fork() {
+    // SAFETY: `before_fork` took the lock on this thread and forgot its guard.
+    unsafe { ASKING.force_unlock() };
+}
+
+/// A program header, as it is in memory.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) struct Header {
+    pub(crate) kind: u32,
+    pub(crate) flags: u32,
+    pub(crate) vaddr: u64,
+    pub(crate) filesz: u64,
+    pub(crate) memsz: u64,
+}
+
+/// What the dynamic linker says of an object. Two that are equal are the same object, with
+/// nothing closed in between.
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub(crate) struct Loaded {
+    pub(crate) base: u64,
+    /// Of the main program, [`MAIN`].
+    pub(crate) path: PathBuf,
+    pub(crate) headers: Vec<Header>,
+    /// How many objects had been closed.
+    closed: u64,
+}
+
+impl Loaded {
+    /// The object that holds `addr` in a segment of it.
+    pub(crate) fn find(addr: RxAddr) -> Option<Self> {
+        let mut found = None;
+        iterate(&mut |info| {
+            let object = Self::read(info)?;
+            object.segment_of(addr)?;
+            found = Some(object);
+            Some(())
+        });
+        found
+    }
+
+    /// All objects, in order of loading: the main program, then what it needs.
+    pub(crate) fn all() -> Vec<Self> {
+        let mut all = Vec::new();
+        iterate(&mut |info| {
+            all.extend(Self::read(info));
+            None
+        });
+        all
+    }
+
+    fn read(info: &libc::dl_phdr_info) -> Option<Self> {
+        if info.dlpi_phdr.is_null() {
+            return None;
+        }
+        // SAFETY: the structure says how many headers there are, and they are loaded.
+        let phdrs = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+        let name = if info.dlpi_name.is_null() {
+            &[]
+        } else {
+            // SAFETY: a name is a NUL-terminated string that lives as long as the object.
+            unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes()
+        };
+        let path = if name.is_empty() {
+            MAIN.as_bytes()
+        } else {
+            name
+        };
+        let header = |ph: &libc::Elf64_Phdr| Header {
+            kind: ph.p_type,
+            flags: ph.p_flags,
+            vaddr: ph.p_vaddr,
+            filesz: ph.p_filesz,
+            memsz: ph.p_memsz,
+        };
+        Some(Self {
+            base: info.dlpi_addr,
+            path: Path::new(OsStr::from_bytes(path)).to_path_buf(),
+            headers: phdrs.iter().map(header).collect(),
+            closed: info.dlpi_subs,
+        })
+    }
+
+    /// Whether it is the main program.
+    pub(crate) fn is_main(&self) -> bool {
+        self.path.as_os_str() == MAIN
+    }
+
+    /// Where a segment is in memory.
+    pub(crate) fn range_of(&self, header: &Header) -> RxRange {
+        let start = RxAddr::new(self.base.wrapping_add(header.vaddr));
+        RxRange::new(start, header.memsz as usize)
+    }
+
+    /// The first header of a kind.
+    pub(crate) fn header(&self, kind: u32) -> Option<&Header> {
+        self.headers.iter().find(|h| h.kind == kind)
+    }
+
+    /// The loaded segment that holds `addr`.
+    pub(crate) fn segment_of(&self, addr: RxAddr) -> Option<RxRange> {
+        self.loads()
+            .map(|h| self.range_of(h))
+            .find(|range| range.contains(addr))
+    }
+
+    /// Whether `addr` lies in a segment that is executed.
+    pub(crate) fn is_executed(&self, addr: RxAddr) -> bool {
+        self.loads()
+            .any(|h| h.flags & libc::PF_X != 0 && self.range_of(h).contains(addr))
+    }
+
+    fn loads(&self) -> impl Iterator<Item = &Header> {
+        self.headers.iter().filter(|h| h.kind == libc::PT_LOAD)
+    }
+
+    /// Its file cannot be used.
+    pub(crate) fn error(&self, reason: &'static str) -> TextError {
+        TextError::ObjectFile {
+            object: self.path.as_path().into(),
+            errno: 0,
+            reason,
+        }
+    }
+
+    /// Its file cannot be read.
+    pub(crate) fn io_error(&self, e: &std::io::Error) -> TextError {
+        TextError::ObjectFile {
+            object: self.path.as_path().into(),
+            errno: e.raw_os_error().unwrap_or(0),
+            reason: "its file is needed for its section headers, which are not loaded",
+        }
+    }
+}
+
+/// Told of each object until it answers.
+type Visitor<'a> = &'a mut dyn FnMut(&libc::dl_phdr_info) -> Option<()>;
+
+fn iterate(mut visitor: Visitor<'_>) {
+    let _asking = ASKING.lock();
+    // SAFETY:
+    // 1. `visit` has the type that the call wants and does not unwind.
+    // 2. `visitor` outlives the call and nobody else uses it meanwhile.
+    unsafe { libc::dl_iterate_phdr(Some(visit), (&raw mut visitor).cast::<c_void>()) };
+}
+
+unsafe extern "C" fn visit(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    data: *mut c_void,
+) -> c_int {
+    // SAFETY: the dynamic linker passes a live structure.
+    let info = unsafe { &*info };
+    // SAFETY: `data` is the visitor of `iterate`, borrowed by nobody else.
+    let visitor = unsafe { &mut *data.cast::<Visitor<'_>>() };
+    c_int::from(visitor(info).is_some())
+}
+
+/// Where the dynamic linker begins to look for a name.
+#[derive(Copy, Clone, Debug)]
+pub(crate) enum Scope<'a> {
+    /// In the main program, in what it needs, and in what was opened for everybody.
+    Global,
+    /// In an object and what that needs.
+    Object(&'a Loaded),
+}
+
+/// What the dynamic linker finds under a name, of this version or of the default one. Of a
+/// function with several implementations, the one that is chosen on this machine.
+///
+/// Takes the dynamic linker's lock, under which constructors run: no lock of this crate may be
+/// held.
+pub(crate) fn look_up(scope: Scope<'_>, name: &CStr, version: Option<&CStr>) -> Option<RxAddr> {
+    let handle = Handle::open(scope)?;
+    let found = match version {
+        // SAFETY: a live handle and a NUL-terminated name.
+        None => unsafe { libc::dlsym(handle.0, name.as_ptr()) },
+        // SAFETY: a live handle and NUL-terminated names.
+        Some(version) => unsafe { libc::dlvsym(handle.0, name.as_ptr(), version.as_ptr()) },
+    };
+    (!found.is_null()).then(|| RxAddr::new(found.expose_provenance() as u64))
+}
+
+/// A reference to a loaded object.
+struct Handle(*mut c_void);
+
+impl Handle {
+    fn open(scope: Scope<'_>) -> Option<Self> {
+        let path = match scope {
+            Scope::Object(object) if !object.is_main() => Some(object.path.as_os_str().as_bytes()),
+            _ => None,
+        };
+        let path = match path.map(std::ffi::CString::new) {
+            Some(path) => Some(path.ok()?),
+            None => None,
+        };
+        let path = path.as_deref().map_or(std::ptr::null(), CStr::as_ptr);
+        // SAFETY:
+        // 1. A NUL-terminated path, or none.
+        // 2. RTLD_NOLOAD loads nothing, so no constructor runs.
+        let handle = unsafe { libc::dlopen(path, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+        (!handle.is_null()).then_some(Self(handle))
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: the handle is ours and is given back once.
+        unsafe { libc::dlclose(self.0) };
+    }
+}

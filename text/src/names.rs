@@ -1,0 +1,213 @@
+//! Functions by their names.
+//!
+//! Objects are asked in the order in which they were loaded, which is that of the dynamic linker:
+//! first for what they export, then for what only their files name. An object is called by its
+//! file's name, or by the beginning of it up to a `.` or a `-`: `libz` and `libz.so` are
+//! `libz.so.1`, but `libc` is not `libcrypto.so.3`.
+//!
+//! Key function: [`find_symbol`]. Neighbours: `catalog` knows the symbols, `loaded` asks the
+//! dynamic linker what a function with several implementations is. Source: `ld.so(8)`; ELF gABI,
+//! "Shared Object Dependencies".
+
+use std::ffi::CString;
+use std::sync::Arc;
+
+use crate::addr::RxAddr;
+use crate::catalog::{Catalog, Reach, Symbol, SymbolKind};
+use crate::dynamic::{self, Slot};
+use crate::error::TextError;
+use crate::func::is_code;
+use crate::loaded::{Loaded, Scope, look_up};
+use crate::proc_maps::ProcMaps;
+
+/// The function `name` of the loaded object that is called `object`: by its file's name
+/// (`libz.so.1`), the beginning of it (`libz`), or the end of its path (`lib/libz.so.1`). Without
+/// one, of the first object that has it, in the dynamic linker's order.
+///
+/// Of a function with several versions the default one is found; of one with several
+/// implementations, the one that was chosen for this machine.
+///
+/// # Errors
+/// [`TextError::ObjectNotLoaded`], [`TextError::UnknownSymbol`], [`TextError::SymbolIsData`],
+/// [`TextError::SymbolUndefined`], [`TextError::AmbiguousSymbol`], [`TextError::UnknownChoice`].
+pub fn find_symbol(object: Option<&str>, name: &str) -> Result<RxAddr, TextError> {
+    let maps = ProcMaps::read()?;
+    let objects: Vec<(Loaded, Arc<Catalog>)> = Loaded::all()
+        .into_iter()
+        .map(|loaded| {
+            let catalog = Catalog::of(&loaded, &maps);
+            (loaded, catalog)
+        })
+        .collect();
+    let is_meant = |(_, catalog): &&(Loaded, Arc<Catalog>)| {
+        object.is_none_or(|object| is_called(catalog, object))
+    };
+    let meant: Vec<&(Loaded, Arc<Catalog>)> = objects.iter().filter(is_meant).collect();
+    if let (Some(object), true) = (object, meant.is_empty()) {
+        return Err(TextError::ObjectNotLoaded {
+            object: object.into(),
+            loaded: objects.iter().map(|(_, c)| c.file_name().into()).collect(),
+        });
+    }
+    for reach in [Reach::Exported, Reach::Local] {
+        for (loaded, catalog) in &meant {
+            if let Some(symbol) = defined(catalog, name, reach)? {
+                return function(symbol, loaded, catalog, &maps);
+            }
+        }
+    }
+    Err(not_found(object, name, &meant))
+}
+
+/// A name for the dynamic linker.
+pub(crate) fn c_string(name: &str) -> Option<CString> {
+    CString::new(name).ok()
+}
+
+fn is_called(catalog: &Catalog, object: &str) -> bool {
+    if object.contains('/') {
+        return catalog.path.ends_with(object.trim_start_matches('/'))
+            && (!object.starts_with('/') || catalog.path.as_os_str() == object);
+    }
+    let begins = |name: &str| {
+        let rest = name.strip_prefix(object);
+        !object.is_empty() && rest.is_some_and(|r| r.is_empty() || r.starts_with(['.', '-']))
+    };
+    begins(&catalog.file_name()) || catalog.soname.as_deref().is_some_and(begins)
+}
+
+/// The symbol of this name that is defined; functions of the same name in several files of an
+/// object are not one.
+fn defined<'a>(
+    catalog: &'a Catalog,
+    name: &str,
+    reach: Reach,
+) -> Result<Option<&'a Symbol>, TextError> {
+    let is_it =
+        |s: &&Symbol| *s.name == *name && s.reach == reach && s.kind != SymbolKind::Undefined;
+    let mut found = catalog.symbols.iter().filter(is_it);
+    let Some(first) = found.next() else {
+        return Ok(None);
+    };
+    if found.any(|other| other.addr != first.addr) {
+        return Err(TextError::AmbiguousSymbol {
+            symbol: name.into(),
+            object: catalog.file_name().into(),
+        });
+    }
+    Ok(Some(first))
+}
+
+fn function(
+    symbol: &Symbol,
+    loaded: &Loaded,
+    catalog: &Catalog,
+    maps: &ProcMaps,
+) -> Result<RxAddr, TextError> {
+    let object = || catalog.file_name().into();
+    if !is_code(symbol.kind, symbol.addr, catalog) {
+        return Err(TextError::SymbolIsData {
+            symbol: symbol.name.clone(),
+            object: object(),
+        });
+    }
+    if symbol.kind != SymbolKind::Ifunc {
+        return Ok(symbol.addr);
+    }
+    chosen(symbol, loaded, catalog, maps).ok_or_else(|| TextError::UnknownChoice {
+        symbol: symbol.name.clone(),
+        object: object(),
+    })
+}
+
+/// What an indirect function has chosen: the dynamic linker knows of those that are exported,
+/// a slot of those that the object calls itself.
+fn chosen(symbol: &Symbol, loaded: &Loaded, catalog: &Catalog, maps: &ProcMaps) -> Option<RxAddr> {
+    if symbol.reach == Reach::Exported {
+        let name = c_string(&symbol.name)?;
+        if let Some(found) = look_up(Scope::Object(loaded), &name, None) {
+            return Some(found);
+        }
+    }
+    let is_its = |(_, what): &(&u64, &Slot)| **what == Slot::Chosen(symbol.addr);
+    let (slot, _) = catalog.slots.iter().find(is_its)?;
+    dynamic::load(RxAddr::new(*slot), maps).filter(|found| loaded.is_executed(*found))
+}
+
+fn not_found(object: Option<&str>, name: &str, meant: &[&(Loaded, Arc<Catalog>)]) -> TextError {
+    let is_used = |c: &Catalog| c.symbols.iter().any(|s| *s.name == *name);
+    if let (Some(_), Some((_, user))) = (object, meant.iter().find(|(_, c)| is_used(c))) {
+        return TextError::SymbolUndefined {
+            symbol: name.into(),
+            object: user.file_name().into(),
+        };
+    }
+    let known = meant.iter().flat_map(|(_, catalog)| {
+        let is_named = |s: &&Symbol| is_code(s.kind, s.addr, catalog);
+        catalog.symbols.iter().filter(is_named).map(|s| &*s.name)
+    });
+    TextError::UnknownSymbol {
+        symbol: name.into(),
+        object: object.map(Into::into),
+        nearest: nearest(name, known).map(Into::into),
+    }
+}
+
+/// The most similar name, if a third of it is wrong at most.
+fn nearest<'a>(name: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let most = name.len().div_ceil(3);
+    let is_near = |other: &&str| other.len().abs_diff(name.len()) <= most;
+    known
+        .filter(is_near)
+        .map(|other| (distance(name.as_bytes(), other.as_bytes()), other))
+        .filter(|(distance, _)| *distance <= most)
+        .min()
+        .map(|(_, other)| other)
+}
+
+/// How many letters must be added, left out or changed to make one of the other.
+fn distance(one: &[u8], other: &[u8]) -> usize {
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (i, a) in one.iter().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
+        for (j, b) in other.iter().enumerate() {
+            let change = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = change.min(diagonal + 1).min(row[j] + 1);
+        }
+    }
+    row[other.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn similar_names_are_found() {
+        let known = || ["deflate", "inflate", "deflateInit_", "crc32"].into_iter();
+        for (name, want) in [
+            ("deflat", Some("deflate")),
+            ("inflaet", Some("inflate")),
+            ("crc23", Some("crc32")),
+            ("reflate", Some("deflate")),
+            ("uncompress", None),
+            ("", None),
+        ] {
+            assert_eq!(nearest(name, known()), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn distances_count_letters() {
+        for (one, other, want) in [
+            ("", "", 0),
+            ("abc", "", 3),
+            ("", "ab", 2),
+            ("kitten", "sitting", 3),
+            ("ab", "ba", 2),
+        ] {
+            assert_eq!(distance(one.as_bytes(), other.as_bytes()), want);
+        }
+    }
+}

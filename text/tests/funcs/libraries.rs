@@ -1,0 +1,144 @@
+//! Libraries that come and go, whose files are gone, and processes that fork.
+
+use std::ffi::{CString, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+
+use rvbpf_text::{Func, RxAddr, TextError, find_symbol};
+
+use super::names::linked;
+
+/// A copy of libgcc_s, loaded from a file of its own.
+struct Copy {
+    file_name: String,
+    path: PathBuf,
+    handle: *mut c_void,
+    func: RxAddr,
+}
+
+impl Copy {
+    fn load(name: &str, tamper: impl FnOnce(&mut Vec<u8>)) -> Self {
+        let original = Func::find(linked(c"_Unwind_Backtrace"))
+            .unwrap()
+            .object
+            .unwrap();
+        let mut bytes = std::fs::read(&*original).unwrap();
+        tamper(&mut bytes);
+        let file_name = format!("rvbpf-func-{}-{name}.so", std::process::id());
+        let path = std::env::temp_dir().join(&file_name);
+        std::fs::write(&path, bytes).unwrap();
+        let c_path = CString::new(path.as_os_str().as_bytes()).unwrap();
+        // SAFETY: a copy of a library that this process has loaded before.
+        let handle = unsafe { libc::dlopen(c_path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL) };
+        assert!(!handle.is_null());
+        // SAFETY: a live handle and a NUL-terminated name.
+        let func = unsafe { libc::dlsym(handle, c"_Unwind_Backtrace".as_ptr()) };
+        Self {
+            file_name,
+            path,
+            handle,
+            func: RxAddr::new(func.expose_provenance() as u64),
+        }
+    }
+
+    fn close(self) {
+        // SAFETY: nothing of the library is in use.
+        unsafe { libc::dlclose(self.handle) };
+    }
+}
+
+/// What is there of each function, wherever the object is loaded.
+fn shapes(funcs: &[Func]) -> Vec<(u64, Option<usize>, Option<Box<str>>)> {
+    let first = funcs[0].entry.get();
+    funcs
+        .iter()
+        .map(|f| (f.entry.get() - first, f.len_bytes, f.name.clone()))
+        .collect()
+}
+
+#[test]
+fn the_file_is_not_needed() {
+    let original = Func::all_in(linked(c"_Unwind_Backtrace")).unwrap();
+    // Without section headers: e_shoff, e_shnum, e_shstrndx.
+    let copy = Copy::load("gone", |bytes| {
+        bytes[40..48].fill(0);
+        bytes[60..64].fill(0);
+    });
+    std::fs::remove_file(&copy.path).unwrap();
+    let funcs = Func::all_in(copy.func).unwrap();
+    assert!(funcs.len() > 20);
+    assert_eq!(shapes(&funcs), shapes(&original));
+    let func = Func::find(copy.func).unwrap();
+    assert_eq!(func.name.as_deref(), Some("_Unwind_Backtrace"));
+    let name = copy.file_name.clone();
+    assert_eq!(find_symbol(Some(&name), "_Unwind_Backtrace"), Ok(copy.func));
+    // The copy was loaded for itself: others get the first.
+    assert_eq!(
+        find_symbol(None, "_Unwind_Backtrace"),
+        Ok(linked(c"_Unwind_Backtrace"))
+    );
+    let addr = copy.func;
+    copy.close();
+    assert_eq!(Func::find(addr), Err(TextError::Unmapped { addr }));
+    let closed = find_symbol(Some(&name), "_Unwind_Backtrace");
+    assert!(
+        matches!(closed, Err(TextError::ObjectNotLoaded { .. })),
+        "{closed:?}"
+    );
+}
+
+#[test]
+fn what_takes_the_place_of_a_library_is_read_anew() {
+    let copy = Copy::load("first", |_| ());
+    let before = Func::all_in(copy.func).unwrap();
+    let (at, path) = (copy.func, copy.path.clone());
+    copy.close();
+    std::fs::remove_file(&path).unwrap();
+    // The same layout at the same path, and most likely at the same place; one letter differs.
+    let again = Copy::load("first", |bytes| {
+        let name = b"\0_Unwind_Backtrace\0";
+        while let Some(i) = bytes.windows(name.len()).position(|w| w == name) {
+            bytes[i + 1] = b'X';
+        }
+    });
+    // Its name is gone with the letter.
+    let handle = again.handle;
+    // SAFETY: a live handle and a NUL-terminated name.
+    let other = unsafe { libc::dlsym(handle, c"_Unwind_Find_FDE".as_ptr()) };
+    let after = Func::all_in(RxAddr::new(other.expose_provenance() as u64)).unwrap();
+    let moved = after[0].entry.get().wrapping_sub(before[0].entry.get());
+    let there = RxAddr::new(at.get().wrapping_add(moved));
+    let func = Func::find(there).unwrap();
+    assert_eq!(func.name.as_deref(), Some("XUnwind_Backtrace"));
+    std::fs::remove_file(&again.path).unwrap();
+    again.close();
+}
+
+#[test]
+fn a_child_can_ask_whatever_other_threads_were_asking() {
+    let malloc = linked(c"malloc");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..2 {
+            scope.spawn(|| {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    Func::find(malloc).unwrap();
+                }
+            });
+        }
+        for _ in 0..30 {
+            // SAFETY: the child only asks, and ends without running anything of the parent's.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                let is_found = Func::find(malloc).is_ok_and(|f| f.entry == malloc);
+                // SAFETY: ends this child.
+                unsafe { libc::_exit(i32::from(!is_found)) };
+            }
+            let mut status = 0;
+            // SAFETY: a child of ours, and a place for its status.
+            let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+            assert_eq!((waited, status), (pid, 0));
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+}
