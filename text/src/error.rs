@@ -81,10 +81,10 @@ pub enum TextError {
         /// The site.
         site: RxAddr,
     },
-    /// An `auipc` pair at `site` does not reach `target`. Kernel: `-ERANGE`.
-    #[error("{target} is out of reach of an auipc pair at {site}")]
+    /// A jump at `site`, an `auipc` pair or a `jal`, does not reach `target`. Kernel: `-ERANGE`.
+    #[error("{target} is out of reach of a jump at {site}")]
     Reach {
-        /// Where the pair stands.
+        /// Where the jump stands.
         site: RxAddr,
         /// What it should reach.
         target: RxAddr,
@@ -317,6 +317,60 @@ pub enum TextError {
         errno: i32,
         /// What is wrong with it.
         reason: &'static str,
+    },
+    /// Somebody else has put a hook, or a breakpoint, where a detour was to begin, or keeps one in
+    /// what it would cover; or it is another detour, or an armed pad. Kernel: `-EBUSY`.
+    #[error("the code at {site} is hooked by others (found {})", Hex(found))]
+    HookedByOthers {
+        /// Where.
+        site: RxAddr,
+        /// The bytes there.
+        found: [u8; 8],
+    },
+    /// What a detour says that it covers does not fit the code: not whole instructions, or fewer
+    /// bytes than its jump has. Kernel: `-EINVAL`.
+    #[error(
+        "a detour at {site} covers {covered_bytes} bytes: its jump needs {jump_bytes}, and          instructions end after {whole_bytes}"
+    )]
+    NotWholeInsns {
+        /// Where the detour begins.
+        site: RxAddr,
+        /// What it says that it covers.
+        covered_bytes: u8,
+        /// The length of its jump.
+        jump_bytes: u8,
+        /// The first end of an instruction at or after `covered_bytes`, as the code is now.
+        whole_bytes: u8,
+    },
+    /// A detour says that a copy stands for the instruction at an offset where none begins. Kernel:
+    /// `-EILSEQ`.
+    #[error("in the text that the detour at {site} covers no instruction begins at +{off_bytes}")]
+    NotAnInsn {
+        /// Where the detour begins.
+        site: RxAddr,
+        /// The offset.
+        off_bytes: u8,
+    },
+    /// A far jump needs a register from x1 to x31. Kernel: `-EINVAL`.
+    #[error("a far detour at {site} cannot go through x{reg}")]
+    Scratch {
+        /// Where the detour begins.
+        site: RxAddr,
+        /// What was to be the register.
+        reg: u8,
+    },
+    /// A thread blocks SIGTRAP, so the kernel would kill the process if it came by a site while
+    /// that is a trap. Kernel: `-EBUSY`.
+    #[error("thread {tid} blocks SIGTRAP: a trap would kill it")]
+    SigtrapBlocked {
+        /// The thread.
+        tid: i32,
+    },
+    /// The handler of SIGTRAP could not be installed. Kernel: the errno of `rt_sigaction`.
+    #[error("the handler of SIGTRAP could not be installed (errno {errno})")]
+    TrapHandler {
+        /// Its errno.
+        errno: i32,
     },
     /// A thread stays where it must not be, longer than the deadline. Kernel: `-EBUSY`.
     #[error("thread {tid} stays inside the text to be changed")]

@@ -37,6 +37,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{RxAddr, RxRange};
+use crate::detour;
 use crate::error::TextError;
 use crate::flush::{FlushScope, flush_icache};
 use crate::foreign::Snapshot;
@@ -195,6 +196,10 @@ unsafe extern "C" fn after_in_child() {
     for site in state.sites.values_mut() {
         site.release_after_fork();
     }
+    for entry in state.detours.values_mut() {
+        entry.release_after_fork();
+    }
+    detour::after_fork();
     unlock();
 }
 

@@ -1,8 +1,10 @@
 //! The handful of instruction words this room stores itself.
 //!
 //! `text` knows no other room, so the few words that a live change needs are encoded here, each
-//! with its field picture. Everything else is `rv64`'s. Neighbours: [`crate::poke`], [`crate::pad`].
-//! Source: RISC-V unprivileged manual, chapters RV32I and "C" (`c.nop`, `c.j`), Zicfilp (`lpad`).
+//! with its field picture. Everything else is `rv64`'s. Neighbours: [`crate::poke`], [`crate::pad`],
+//! [`crate::detour`].
+//! Source: RISC-V unprivileged manual, chapters RV32I and "C" (`c.nop`, `c.j`, `c.ebreak`), "Base
+//! Instruction-Length Encoding", Zicfilp (`lpad`).
 
 use crate::addr::RxAddr;
 
@@ -12,6 +14,10 @@ pub(crate) const NOP: u32 = 0x0000_0013;
 pub(crate) const C_NOP: u16 = 0x0001;
 /// `c.nop; c.nop`: a word of compressed entry pad.
 pub(crate) const C_NOP_PAIR: u32 = 0x0001_0001;
+/// `c.ebreak`: a trap of half a word.
+pub(crate) const C_EBREAK: u16 = 0x9002;
+/// `ebreak`.
+pub(crate) const EBREAK: u32 = 0x0010_0073;
 /// `c.j .+8`: jumps over the word it starts and the word after it.
 const C_J_8: u32 = 0xa021;
 /// `c.j .`: jumps to itself.
@@ -51,6 +57,50 @@ impl Pair {
             Self::Jump => [auipc(T1, hi20), jalr(0, T1, lo12)],
         })
     }
+}
+
+/// `jal x0, to`, at `at`: `| imm[20|10:1|11|19:12] | rd = x0 | 1101111 |`; `None` when it does not
+/// reach.
+pub(crate) const fn jump_near(at: RxAddr, to: RxAddr) -> Option<u32> {
+    let rel = to.rel_to(at);
+    if !rel.fits_jal() {
+        return None;
+    }
+    let off = rel.get() as u32;
+    let [sign, high, mid, low] = [
+        off >> 20 & 1,
+        off >> 12 & 0xff,
+        off >> 11 & 1,
+        off >> 1 & 0x3ff,
+    ];
+    Some(sign << 31 | low << 21 | mid << 20 | high << 12 | 0x6f)
+}
+
+/// `auipc x, hi20; jalr x0, lo12(x)`, at `at`; `None` when it does not reach. `scratch` is the
+/// number of a register.
+pub(crate) const fn jump_far(at: RxAddr, to: RxAddr, scratch: u8) -> Option<[u32; 2]> {
+    match to.rel_to(at).hi20_lo12() {
+        Some((hi20, lo12)) => {
+            let x = scratch as u32;
+            Some([auipc(x, hi20), jalr(0, x, lo12)])
+        }
+        None => None,
+    }
+}
+
+/// The length of an instruction by its first half; `None` of one longer than 4 bytes, which is not
+/// in use.
+pub(crate) const fn len_bytes(first_half: u16) -> Option<u8> {
+    match (first_half & 3, first_half & 0x1c) {
+        (3, 0x1c) => None,
+        (3, _) => Some(4),
+        _ => Some(2),
+    }
+}
+
+/// Whether an instruction with these halves is a breakpoint.
+pub(crate) const fn is_breakpoint(first_half: u16, second_half: u16) -> bool {
+    first_half == C_EBREAK || (second_half as u32) << 16 | first_half as u32 == EBREAK
 }
 
 /// Whether the word is the first of a pair.
@@ -109,6 +159,49 @@ mod tests {
         }
         assert_eq!(C_J_8, 0xa021, "c.j .+8");
         assert_eq!(wait(0x8002_82e7), 0x8002_a001, "c.j .");
+    }
+
+    /// Words from GNU as 2.44.
+    #[test]
+    fn jumps_are_those_of_gnu_as() {
+        let at = RxAddr::new(0x40_0000);
+        for (off, want) in [
+            (0_i64, Some(0x0000_006f)),
+            (2, Some(0x0020_006f)),
+            (0x800, Some(0x0010_006f)),
+            (0x1000, Some(0x0000_106f)),
+            (-2, Some(0xffff_f06f)),
+            (0xf_fffe, Some(0x7fff_f06f)),
+            (-0x10_0000, Some(0x8000_006f)),
+            (0x5_5554, Some(0x5545_506f)),
+            (0x10_0000, None),
+            (-0x10_0002, None),
+            (1, None),
+        ] {
+            let to = RxAddr::new(0x40_0000_u64.wrapping_add_signed(off));
+            assert_eq!(jump_near(at, to), want, "j .{off:+#x}");
+        }
+        let to = RxAddr::new(0x40_0000 + 0x1234_5678);
+        // auipc t3, 0x12345; jr 0x678(t3)
+        assert_eq!(jump_far(at, to, 28), Some([0x1234_5e17, 0x678e_0067]));
+        assert_eq!(jump_far(at, RxAddr::new(1 << 40), 28), None);
+    }
+
+    #[test]
+    fn lengths_and_breakpoints() {
+        for (half, want) in [
+            (0x9002, Some(2)),
+            (0x0000, Some(2)),
+            (0x0013, Some(4)),
+            (0x006f, Some(4)),
+            (0x001f, None),
+            (0x003f, None),
+            (0x007f, None),
+        ] {
+            assert_eq!(len_bytes(half), want, "{half:#06x}");
+        }
+        assert!(is_breakpoint(C_EBREAK, 0) && is_breakpoint(0x73, 0x10));
+        assert!(!is_breakpoint(0x73, 0) && !is_breakpoint(0x13, 0x10));
     }
 
     #[test]

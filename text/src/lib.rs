@@ -1,7 +1,8 @@
 //! Reading and changing the executable memory of a running riscv64 process.
 //!
 //! This is the room in which text changes: code of our own ([`CodeMap`], [`text_copy`],
-//! [`text_invalidate`]), and live code, ours or foreign ([`text_poke`], [`patch_words`]), with
+//! [`text_invalidate`]), and live code, ours or foreign ([`text_poke`], [`patch_words`],
+//! [`divert_all`]), with
 //! any thread executing at, before or inside the site. It knows no other room.
 //!
 //! | module | holds |
@@ -12,9 +13,11 @@
 //! | `txn` | check all, store all, flush once |
 //! | `copy` | text that nobody can be executing |
 //! | `poke`, `plan` | live sites of two words: nop, call, jump; why no thread sees half of one |
+//! | `detour` | live code without a pad: a trap, then a jump over it; why no thread sees half of one |
 //! | `pad`, `object` | entry pads in foreign text |
 //! | `func`, `names` | [`Func`]: functions by their addresses and by their names |
 //! | `catalog` | the functions of an object, from `eh_frame`, `dynamic` and its file |
+//! | `original` | text as it would be without all that |
 //! | [`threads`] | where every thread is |
 //! | `flush` | the instruction cache, and what this machine needs |
 //! | `fork` | a child's own copy |
@@ -27,6 +30,7 @@ mod addr;
 mod cache;
 mod catalog;
 mod copy;
+mod detour;
 mod dynamic;
 mod eh_frame;
 mod error;
@@ -39,6 +43,7 @@ mod loaded;
 mod map;
 mod names;
 mod object;
+mod original;
 mod pad;
 mod plan;
 mod poke;
@@ -56,10 +61,12 @@ mod txn;
 
 pub use addr::{PcRel, RxAddr, RxRange};
 pub use copy::{text_copy, text_copy_all, text_invalidate, text_invalidate_all};
+pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all};
 pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
 pub use func::{Convention, Func, FuncKind, find_symbol};
 pub use map::{Backing, CodeMap, Place};
+pub use original::original_text;
 pub use pad::{Pad, PadWords};
 pub use poke::{
     Insn, Poke, Switch, arm_all, arm_off_all, poke_all, restore_all, restore_off_all, text_poke,

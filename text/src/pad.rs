@@ -19,9 +19,9 @@ use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
 use crate::insn::{self, C_NOP, NOP};
 use crate::object::{self, Object};
+use crate::original;
 use crate::proc_maps::ProcMaps;
 use crate::state;
-use crate::sys;
 
 /// How far a pad is looked at: what lies beyond is left alone.
 const MAX_PAD_BYTES: usize = 256;
@@ -238,34 +238,7 @@ impl Code {
         if !maps.is_readable(range) {
             return Err(TextError::Unmapped { addr: start });
         }
-        let mut state = state::lock();
-        sys::read_text(start, &mut bytes);
-        let from = start.get().saturating_sub(4);
-        let sites: Vec<(u64, [u32; 2])> = state
-            .sites
-            .range(from..range.end().get())
-            .map(|(at, s)| (*at, s.orig))
-            .collect();
-        if sites.is_empty() {
-            return Ok(Self { start, bytes });
-        }
-        // Asked anew: `maps` may be older than the replacement of the page.
-        let maps = ProcMaps::read()?;
-        for (hi, orig) in sites {
-            let at = RxAddr::new(hi);
-            if state.foreign.off_of(at, &maps).is_none() && state.map_of(at).is_none() {
-                // The library was closed, and something else is here now.
-                state.sites.remove(&hi);
-                continue;
-            }
-            for (i, word) in orig.into_iter().enumerate() {
-                overlay(
-                    &mut bytes,
-                    (hi + 4 * i as u64).wrapping_sub(start.get()),
-                    word,
-                );
-            }
-        }
+        original::read(&mut state::lock(), start, &mut bytes)?;
         Ok(Self { start, bytes })
     }
 
@@ -312,22 +285,10 @@ impl Code {
     }
 
     fn is_hook(&self, off: usize) -> bool {
-        /// `c.ebreak`, `ebreak`, `jal t0, …`.
-        const C_EBREAK: u16 = 0x9002;
-        const EBREAK: u32 = 0x0010_0073;
+        /// `jal t0, …`.
         const JAL_T0: u32 = 0x2ef;
-        let is_word = |w: u32| insn::is_pair_auipc(w) || w == EBREAK || w & 0xfff == JAL_T0;
-        self.half(off) == Some(C_EBREAK) || self.word(off).is_some_and(is_word)
-    }
-}
-
-/// Puts a word where it lies in `bytes`, of which it may lie partly outside.
-fn overlay(bytes: &mut [u8], off: u64, word: u32) {
-    for (i, byte) in word.to_le_bytes().into_iter().enumerate() {
-        let at = off.wrapping_add(i as u64);
-        if let Some(to) = usize::try_from(at).ok().and_then(|at| bytes.get_mut(at)) {
-            *to = byte;
-        }
+        let is_word = |w: u32| insn::is_pair_auipc(w) || w == insn::EBREAK || w & 0xfff == JAL_T0;
+        self.half(off) == Some(insn::C_EBREAK) || self.word(off).is_some_and(is_word)
     }
 }
 
@@ -394,14 +355,5 @@ mod tests {
         assert!(taken.ends_in_hook && taken.pair.is_none());
         assert!(code(0, &[C_NOP, 0x9002]).nops_from(0).ends_in_hook);
         assert!(!code(0, &[C_NOP, 0x1101]).nops_from(0).ends_in_hook);
-    }
-
-    #[test]
-    fn our_words_are_seen_through() {
-        let mut bytes = vec![0xff; 6];
-        overlay(&mut bytes, 4, 0x0403_0201);
-        assert_eq!(bytes, [0xff, 0xff, 0xff, 0xff, 1, 2]);
-        overlay(&mut bytes, 0u64.wrapping_sub(2), 0x0807_0605);
-        assert_eq!(bytes, [7, 8, 0xff, 0xff, 1, 2]);
     }
 }

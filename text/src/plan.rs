@@ -114,6 +114,10 @@ fn plan_one(state: &State, poke: &Poke, lo: RxAddr) -> Result<Plan, TextError> {
         return Err(TextError::Busy { site: hi });
     }
     let found = [sys::load_text_u32(hi), sys::load_text_u32(lo)];
+    if state.detours_over(RxRange::new(hi, 8)).next().is_some() {
+        let found = (u64::from(found[1]) << 32 | u64::from(found[0])).to_le_bytes();
+        return Err(TextError::HookedByOthers { site: hi, found });
+    }
     let is_ours = entry.is_some() || state.map_of(hi).is_some();
     match poke.old.pair(hi)? {
         Some(want) => expect_words([hi, lo], want, found)?,

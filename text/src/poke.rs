@@ -117,7 +117,8 @@ pub fn text_poke(site: RxAddr, old: Insn, new: Insn) -> Result<(), TextError> {
 ///
 /// # Errors
 /// Those of [`patch_words`](crate::patch_words); [`TextError::Reach`],
-/// [`TextError::RetargetWindow`], [`TextError::Busy`], [`TextError::Stuck`]. Under qemu-user a
+/// [`TextError::RetargetWindow`], [`TextError::Busy`], [`TextError::HookedByOthers`] (a detour
+/// covers it), [`TextError::Stuck`]. Under qemu-user a
 /// site cannot be armed ([`TextError::UnsupportedHost`]), only switched. Every site is as
 /// before then.
 pub fn poke_all(pokes: &[Poke]) -> Result<(), TextError> {

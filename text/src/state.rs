@@ -1,6 +1,6 @@
 //! The one table of text we own, behind the one lock under which text changes.
 //!
-//! Key types: [`State`] (code maps, foreign pages, sites), [`MapEntry`]. [`lock_for_change`] is
+//! Key types: [`State`] (code maps, foreign pages, sites, detours), [`MapEntry`]. [`lock_for_change`] is
 //! the door of every change: it makes sure that a fork cannot leave two processes changing one
 //! memory. Neighbours: `map`, `foreign`, `txn`, `site`, `fork`. Source: the kernel's
 //! `text_mutex` (`kernel/extable.c`).
@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 
 use crate::addr::{RxAddr, RxRange};
+use crate::detour;
 use crate::error::TextError;
 use crate::foreign::Foreign;
 use crate::fork::ForkState;
@@ -31,6 +32,8 @@ pub(crate) struct State {
     pub(crate) foreign: Foreign,
     /// Sites that have been armed and not restored, by the address of their `hi` word.
     pub(crate) sites: BTreeMap<u64, Site>,
+    /// Detours that have been laid and not taken away, by address.
+    pub(crate) detours: BTreeMap<u64, detour::Entry>,
     pub(crate) fork: ForkState,
 }
 
@@ -40,6 +43,7 @@ static STATE: ForkMutex<State> = ForkMutex::const_new(
         maps: BTreeMap::new(),
         foreign: Foreign::new(),
         sites: BTreeMap::new(),
+        detours: BTreeMap::new(),
         fork: ForkState::new(),
     },
 );
@@ -75,7 +79,7 @@ impl State {
             .ok_or(TextError::NotInCodeMap { range })
     }
 
-    /// Forgets the sites in a range whose text is replaced as a whole.
+    /// Forgets the sites and detours in a range whose text is replaced as a whole.
     pub(crate) fn forget_sites(&mut self, range: RxRange) {
         let keys: Vec<u64> = self
             .sites
@@ -85,5 +89,27 @@ impl State {
         for key in keys {
             self.sites.remove(&key);
         }
+        let gone: Vec<RxAddr> = self.detours_over(range).map(|(at, _)| at).collect();
+        for at in &gone {
+            self.detours.remove(&at.get());
+        }
+        detour::forget(&gone);
+    }
+
+    /// The detours that cover any of `range`.
+    pub(crate) fn detours_over(
+        &self,
+        range: RxRange,
+    ) -> impl Iterator<Item = (RxAddr, &detour::Entry)> {
+        let from = range.start.get().saturating_sub(u64::from(u8::MAX));
+        let near = self.detours.range(from..range.end().get());
+        let near = near.map(|(at, entry)| (RxAddr::new(*at), entry));
+        near.filter(move |(_, entry)| entry.covered().end() > range.start)
+    }
+
+    /// Whether a pad that is armed has a byte in `range`.
+    pub(crate) fn has_site_in(&self, range: RxRange) -> bool {
+        let from = range.start.get().saturating_sub(7);
+        self.sites.range(from..range.end().get()).next().is_some()
     }
 }

@@ -40,7 +40,7 @@ use std::time::Duration;
 
 use super::Watch;
 use super::frames::{
-    self, ANSWERED, Context, Frames, Marked, Spans, UC_LINK_OFF, UCONTEXT_BYTES, UnknownRun,
+    self, ANSWERED, Context, Frames, Marked, PC_OFF, Spans, UC_LINK_OFF, UCONTEXT_BYTES, UnknownRun,
 };
 use super::proc::StackRuns;
 use super::sys::{self, Errno};
@@ -58,7 +58,11 @@ impl Question<'_> {
     ///
     /// Async-signal-safe.
     pub(super) fn answer_here(&self, interrupted_pc: u64, sp: u64) -> Answer {
-        if self.spans.contains(interrupted_pc) || self.watch.busy_here() {
+        if self.spans.contains(interrupted_pc) {
+            self.watch.seen_at(interrupted_pc);
+            return Answer::Inside;
+        }
+        if self.watch.busy_here() {
             return Answer::Inside;
         }
         let mut buf = [0; HANDLER_BUF_BYTES];
@@ -69,9 +73,26 @@ impl Question<'_> {
         std::hint::black_box(&mut buf);
         match found {
             Ok(Frames::Clear) => Answer::Outside,
-            Ok(_) => Answer::Inside,
+            Ok(Frames::Inside { pc }) => {
+                self.watch.seen_at(pc);
+                Answer::Inside
+            }
+            Ok(Frames::UnknownStack) => Answer::Inside,
             Err(_) => Answer::Unreadable,
         }
+    }
+}
+
+impl Question<'_> {
+    /// Where a thread that was interrupted at `pc`, in the spans, goes on instead, outside of them.
+    ///
+    /// Async-signal-safe.
+    fn carry(&self, pc: u64) -> Option<u64> {
+        let there = match self.spans.contains(pc) {
+            true => self.watch.carry(pc)?,
+            false => return None,
+        };
+        (!self.spans.contains(there)).then_some(there)
     }
 }
 
@@ -251,8 +272,10 @@ fn claim(pid: i32) -> Option<(usize, &'static Slot, Word)> {
     })
 }
 
-/// Answers the question that the signal's `value` names, if it is still asked.
-fn answer_signal(value: u64, context: &Context<'_>) {
+/// Answers the question that the signal's `value` names, if it is still asked. `carry_to` makes
+/// the interrupted thread go on elsewhere; it is called before the answer is given, so whoever asks
+/// finds no thread that is still to be carried.
+fn answer_signal(value: u64, context: &Context<'_>, carry_to: impl FnOnce(u64)) {
     let Some(slot) = SLOTS.get((value & 0xff) as usize) else {
         return;
     };
@@ -274,7 +297,12 @@ fn answer_signal(value: u64, context: &Context<'_>) {
     //    because `Asked` borrows it and its drop waits.
     // 3. The question is only shared: `Watch` is `Sync`, the rest is plain data nobody writes.
     let question = unsafe { &*slot.question.load(Ordering::Relaxed) };
-    let state = match question.answer_here(context.pc(), context.sp()) {
+    let mut pc = context.pc();
+    if let Some(there) = question.carry(pc) {
+        carry_to(there);
+        pc = there;
+    }
+    let state = match question.answer_here(pc, context.sp()) {
         Answer::Outside => State::Outside,
         Answer::Inside => State::Inside,
         Answer::None | Answer::Unreadable => State::Unreadable,
@@ -289,15 +317,24 @@ extern "C" fn on_signal(_signo: c_int, info: *mut libc::siginfo_t, ucontext: *mu
     // SAFETY: 1. it has room for a value whatever its kind; a value that is none of ours names no
     //    open question.
     let value = unsafe { info.si_value() };
-    {
-        // SAFETY:
-        // 1. The kernel passes a ucontext, which is longer than this.
-        // 2. Nobody writes it while this reference lives.
-        let bytes = unsafe { std::slice::from_raw_parts(ucontext.cast::<u8>(), UCONTEXT_BYTES) };
-        if let Some(context) = Context::new(bytes) {
-            answer_signal(value.sival_ptr.addr() as u64, &context);
-        }
+    let mut copy = [0; UCONTEXT_BYTES];
+    // SAFETY:
+    // 1. The kernel passes a ucontext, which is longer than this.
+    // 2. Nobody else writes it, and `copy` is this function's own.
+    unsafe { ucontext.copy_to_nonoverlapping(copy.as_mut_ptr().cast(), UCONTEXT_BYTES) };
+    if let Some(context) = Context::new(&copy) {
+        answer_signal(value.sival_ptr.addr() as u64, &context, |there| {
+            // SAFETY: 1. the field is inside the ucontext.
+            let pc = unsafe { ucontext.byte_add(PC_OFF) };
+            // SAFETY:
+            // 1. The ucontext is writable and aligned to 16, and nobody else reads or writes it.
+            // 2. That the thread may go on `there` is the promise of `Watch::carry`.
+            unsafe { pc.cast::<u64>().write_volatile(there) };
+        });
     }
+    // No copy of the frame stays behind in dead stack.
+    copy.fill(0);
+    std::hint::black_box(&mut copy);
     sys::set_errno(errno);
     // SAFETY: 1. the field is inside the ucontext.
     let uc_link = unsafe { ucontext.byte_add(UC_LINK_OFF) };

@@ -30,6 +30,35 @@ pub(super) fn prove(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck> 
     prove_by(looker, watch, patience)
 }
 
+/// The first thread that blocks `signo`; the caller counts.
+pub(super) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
+    let tasks = proc::open_tasks().map_err(unlisted)?;
+    if !proc::shows_this_machine(&tasks) {
+        return Ok(None);
+    }
+    let (mut tids, mut buf) = (Vec::new(), vec![0; BUF_BYTES]);
+    let start = Instant::now();
+    loop {
+        match proc::list_threads(&mut tids, &mut buf) {
+            Ok(()) => break,
+            Err(libc::EAGAIN) if start.elapsed() < LISTING => {}
+            Err(errno) => return Err(unlisted(errno)),
+        }
+    }
+    for tid in tids {
+        match proc::blocks_signal(&tasks, tid, signo) {
+            Ok(false) => {}
+            Ok(true) => return Ok(Some(tid)),
+            Err(_) if !sys::is_alive(tid) => {}
+            Err(errno) => {
+                let why = StuckWhy::Hidden(errno);
+                return Err(Stuck { tid, why });
+            }
+        }
+    }
+    Ok(None)
+}
+
 fn prove_by(mut looker: Looker, watch: &dyn Watch, patience: Patience) -> Result<(), Stuck> {
     let start = Instant::now();
     let question = looker.question(watch).map_err(unlisted)?;
@@ -63,6 +92,8 @@ fn prove_by(mut looker: Looker, watch: &dyn Watch, patience: Patience) -> Result
 const FIRST_PAUSE: Duration = Duration::from_micros(30);
 const LAST_PAUSE: Duration = Duration::from_millis(1);
 const BUF_BYTES: usize = 64 << 10;
+/// How long threads may come and go faster than they can be listed.
+const LISTING: Duration = Duration::from_secs(1);
 
 /// Somebody who is known to be inside says more than one who was only not seen.
 fn worst_of(waiting: &[Waiting<'_>]) -> Stuck {
@@ -261,11 +292,16 @@ impl Looker {
         let SyscallLine::Blocked { pc, .. } = line else {
             return Ok(Seen::Running);
         };
-        let inside = question.spans.contains(pc)
-            || self.is_interrupted_inside(line, question)?
-            || question.watch.busy_of(tid);
+        let at = match question.spans.contains(pc) {
+            true => Some(pc),
+            false => self.interrupted_inside(line, question)?,
+        };
+        let inside = at.is_some() || question.watch.busy_of(tid);
         if task.syscall()? != line || task.nr_runs()? != nr_runs {
             return Ok(Seen::Running);
+        }
+        if let Some(pc) = at {
+            question.watch.seen_at(pc);
         }
         Ok(match inside {
             true => Seen::Inside,
@@ -274,19 +310,20 @@ impl Looker {
         })
     }
 
-    /// Whether a signal handler on the thread's stack has interrupted a context in the spans.
-    fn is_interrupted_inside(
+    /// The pc of a context in the spans that a signal handler on the thread's stack has
+    /// interrupted.
+    fn interrupted_inside(
         &mut self,
         line: SyscallLine,
         question: &Question<'_>,
-    ) -> Result<bool, Errno> {
+    ) -> Result<Option<u64>, Errno> {
         let SyscallLine::Blocked { nr, sp, .. } = line else {
-            return Ok(false);
+            return Ok(None);
         };
         // A thread that has ended but is not gone (a leader that waits for the others), or one
         // that lives in the kernel only (io_uring).
         if sp == 0 {
-            return Ok(false);
+            return Ok(None);
         }
         // Our own handler makes no blocking system call; a fault may come anywhere in it.
         let marked = match nr {
@@ -305,8 +342,11 @@ impl Looker {
             let newer = &self.newer_runs;
             found = frames::search(sp, spans, newer, report, marked, &mut self.buf)?;
         }
-        // Still unknown: sp points to no memory, so no frame is there.
-        Ok(found == Frames::Inside)
+        Ok(match found {
+            Frames::Inside { pc } => Some(pc),
+            // Still unknown: sp points to no memory, so no frame is there.
+            Frames::Clear | Frames::UnknownStack => None,
+        })
     }
 
     /// `false` also if that cannot be read: then the thread is asked in vain at worst.

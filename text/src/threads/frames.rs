@@ -116,6 +116,8 @@ const LAYOUT: Layout = Layout {
     min_bytes: 1,
 };
 
+/// Where the pc is, from the `ucontext`.
+pub(super) const PC_OFF: usize = LAYOUT.pc_off;
 /// What of a `ucontext` is read.
 pub(super) const UCONTEXT_BYTES: usize = {
     let (sp_off, pc_off) = (LAYOUT.sp_off, LAYOUT.pc_off);
@@ -163,7 +165,10 @@ pub(super) enum Frames {
     /// No interrupted context is in the spans.
     Clear,
     /// One is.
-    Inside,
+    Inside {
+        /// Where it goes on; 0 if there were more stacks than could be noted.
+        pc: u64,
+    },
     /// The stack pointer is in no known run: they are out of date, or it is no stack at all.
     UnknownStack,
 }
@@ -273,7 +278,7 @@ pub(super) fn search(
             spans,
             marked,
         };
-        let inside = stack.search(buf, |interrupted_sp| {
+        let hit = stack.search(buf, |interrupted_sp| {
             if stacks[..nr_stacks].contains(&interrupted_sp) {
                 return true;
             }
@@ -281,8 +286,8 @@ pub(super) fn search(
             nr_stacks += 1;
             room.map(|slot| *slot = interrupted_sp).is_some()
         })?;
-        if inside {
-            return Ok(Frames::Inside);
+        if let Some(pc) = hit {
+            return Ok(Frames::Inside { pc });
         }
     }
     Ok(Frames::Clear)
@@ -298,13 +303,14 @@ struct Stack<'a> {
 }
 
 impl Stack<'_> {
-    /// Whether a context in the spans is on it. `follow` takes the sp of a context that was
-    /// interrupted on another stack, and says whether there was room to note it.
+    /// The pc of a context on it that is in the spans. `follow` takes the sp of a context that was
+    /// interrupted on another stack, and says whether there was room to note it; if not, any pc may
+    /// be missing, which is 0.
     fn search(
         &mut self,
         buf: &mut [u8],
         mut follow: impl FnMut(u64) -> bool,
-    ) -> Result<bool, Errno> {
+    ) -> Result<Option<u64>, Errno> {
         let mut at = self.from.next_multiple_of(FRAME_ALIGN_BYTES as u64);
         while self
             .end
@@ -325,23 +331,23 @@ impl Stack<'_> {
                     continue;
                 };
                 if self.spans.contains(context.pc()) {
-                    return Ok(true);
+                    return Ok(Some(context.pc()));
                 }
                 if self.leads_elsewhere(addr, &context) && !follow(context.sp()) {
-                    return Ok(true);
+                    return Ok(Some(0));
                 }
             }
             if got < want {
                 // A live frame is always readable by its process: what is not holds none.
                 if self.end.is_none() {
-                    return Ok(false);
+                    return Ok(None);
                 }
                 at = (at + got as u64 + 1).next_multiple_of(PAGE_BYTES);
             } else {
                 at += (nr_places.max(1) * FRAME_ALIGN_BYTES) as u64;
             }
         }
-        Ok(false)
+        Ok(None)
     }
 
     /// Whether `context`, found at `addr`, was pushed on the signal stack on which this search
@@ -452,9 +458,11 @@ mod tests {
                 spans: &spans,
                 marked,
             };
-            stack
+            let hit = stack
                 .search(&mut vec![0; buf_bytes], |_| false)
-                .expect("readable")
+                .expect("readable");
+            assert!(matches!(hit, None | Some(0 | IN_SPAN)), "{hit:x?}");
+            hit.is_some()
         }
     }
 
@@ -545,7 +553,7 @@ mod tests {
         fake.frame(addr, IN_SPAN, addr + 1024, 0..0);
         fake.put_uc(addr, UC_LINK_OFF, ANSWERED);
         for (marked, want) in [
-            (Marked::Live, Frames::Inside),
+            (Marked::Live, Frames::Inside { pc: IN_SPAN }),
             (Marked::Dead, Frames::Clear),
         ] {
             let (from, report) = (fake.base(), UnknownRun::Report);
@@ -575,7 +583,7 @@ mod tests {
         fake.frame(low + 1024, 0x10, high - 64, signal_stack.clone());
         assert_eq!(
             found(&fake, low + 16, UnknownRun::Report),
-            Ok(Frames::Inside)
+            Ok(Frames::Inside { pc: IN_SPAN })
         );
         // Led above it, there is nothing: what lies between is no stack of this thread.
         fake.frame(low + 1024, 0x10, high + 64, signal_stack);

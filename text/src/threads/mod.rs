@@ -55,7 +55,7 @@ mod frames;
 mod proc;
 mod sys;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::time::Duration;
@@ -76,6 +76,24 @@ pub trait Watch: Sync {
     /// The same of thread `tid`, which is off-cpu for as long as this runs, or else the answer is
     /// thrown away. Called on the caller's thread, which is never `tid`.
     fn busy_of(&self, tid: i32) -> bool;
+
+    /// Where a thread that a signal has interrupted at `pc`, inside the ranges, may as well go on:
+    /// a place outside of them that does the same from there. `None`: it is waited for.
+    ///
+    /// Only the thread that answers is carried, and only the context that the question itself has
+    /// interrupted: that one the kernel hands over. Contexts deeper on its stack are found by
+    /// search. To read one that is none costs time; to write to one that is none would cost the
+    /// program its data, so those are waited for.
+    ///
+    /// It runs in a signal handler, like [`Watch::busy_here`].
+    fn carry(&self, _pc: u64) -> Option<u64> {
+        None
+    }
+
+    /// A thread, or a context that a signal interrupted on it, was seen at `pc`, inside the
+    /// ranges; 0 if it is not known where. May run in a signal handler, like
+    /// [`Watch::busy_here`].
+    fn seen_at(&self, _pc: u64) {}
 }
 
 /// How long to wait for threads that are not proved outside at once, and by what means.
@@ -174,6 +192,12 @@ pub fn pass_by(ranges: &[RxRange], deadline: Duration) -> Result<(), TextError> 
 /// into a [`TextError::Stuck`].
 pub fn pass_by_watch(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck> {
     engine::prove(watch, patience)
+}
+
+/// A thread of this process that blocks signal `signo`, if there is one. `Ok(None)` also where the
+/// kernel shows an emulator's threads instead of ours.
+pub(crate) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
+    engine::blocking(signo)
 }
 
 /// A thread that could not be proved outside. Kernel: `-EBUSY`.

@@ -65,7 +65,7 @@ pub(super) fn nowhere() -> impl Watch {
     RangesOnly(&[])
 }
 
-pub(super) fn in_turn() -> MutexGuard<'static, ()> {
+pub(crate) fn in_turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }

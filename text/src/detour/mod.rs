@@ -1,0 +1,241 @@
+//! Detours: a jump, or a trap, written over live code that has no pad.
+//!
+//! ```text
+//!   before          trap              near             far
+//!   insn 0          c.ebreak          jal x0, to       auipc t, hi20      t: a register that the
+//!   insn 1          (rest of 0, 1)                     jalr x0, lo12(t)   caller knows to be free
+//!   insn 2          insn 2            insn 2 …         insn 2 …
+//! ```
+//!
+//! What the jump overlaps, whole instructions, is *covered*. The caller has made a copy of it
+//! elsewhere that does the same and goes on behind it ([`Detour::moved`]), and knows that nothing
+//! but the entry leads into it: no branch, and no call returns between two covered instructions.
+//!
+//! The jump is up to eight bytes, has boundaries between instructions inside of it before and
+//! after, and may lie across words; a store changes one word. So between the old text and the jump
+//! the entry is a trap, a half-word that one aligned store puts there and takes away, and whose
+//! handler sends every thread where the jump will.
+//!
+//! # Divert
+//! 1. **Close.** `c.ebreak` on the first half-word. Flush.
+//! 2. **Pass by.** [`crate::threads`] proves of every thread that it is not in the covered bytes
+//!    behind the first half-word, nor will a signal handler return there. A thread that runs there
+//!    when it is asked goes on in the copy.
+//! 3. **Tail.** Everything of the jump but its first half-word. Flush.
+//! 4. **Head.** The first half-word. Flush.
+//!
+//! A site in which somebody stays is left after step 1: it is a trap, which does the same at the
+//! cost of a signal. A later call takes it from there. Trap kinds end there too. When the jump is
+//! one word that replaces one instruction of one word (`jal` over four bytes at a multiple of
+//! four), one store does it all.
+//!
+//! # Undivert
+//! Backwards: **close** (the head becomes the trap again), **pass by** if the jump has a boundary
+//! inside (far), **tail**, **head**, a flush after each. A thread between `auipc` and `jalr` goes on
+//! where the `jalr` leads.
+//!
+//! # Hazard windows
+//! | window | covered by |
+//! | --- | --- |
+//! | a hart fetches the head while it is stored | one aligned store of the word (Ziccif); the half beside it is composed under the text lock and unchanged. Old: a call that began before. New: the trap |
+//! | the first instruction has 4 bytes at 2 mod 4, its halves are fetched one by one | of its words only the head's changes in step 1, and the tail's only while no hart fetches anything but the trap (flush of step 1) |
+//! | a thread has executed some covered instructions, not all | step 2 waits for it, or carries it to the copy of where it is |
+//! | it sleeps there, or a signal handler (or several) runs on top of it | step 2: its system call line, the signal frames on its stacks |
+//! | it stays there for ever | the site stays a trap |
+//! | a hart fetches the new head and an old tail | flush between 3 and 4: before it, the head is a trap for everybody |
+//! | a thread has come by the trap and is on its way to the handler when the trap goes away | the table keeps the address for as long as the detour is there; afterwards the handler finds no breakpoint and sends the thread back, through a `fence.i` |
+//! | it has read where to go when the detour is taken away, and that target shall be freed | [`undivert_all`] waits for handlers that have read and not yet written it into their thread's context, where [`crate::threads`] finds it |
+//! | a far jump goes away under a thread between its halves | step 2 of undivert |
+//! | a debugger, or another tool, has its own breakpoint there | checked before anything is stored; a breakpoint that we know nothing of is its owner's ([`TextError::HookedByOthers`], and the handler hands the signal on) |
+//! | somebody replaced the handler of SIGTRAP | it is looked for before each step 1, and installed again |
+//! | a thread blocks SIGTRAP; a trap would kill it | looked for before step 1, for a while ([`TextError::SigtrapBlocked`]) |
+//! | a refused flush | a flush that succeeds, then the way back, wait included; until then traps (see `change`) |
+//! | `fork` between two steps | the text lock is held across it; the child has its own text, the table, and sites that are traps or jumps |
+//! | `dlclose` between two steps | the sites are forgotten with the page; the batch is refused |
+//! | two sites, or a site and other code, share a word | half-words are put together to words under the text lock, from what is there |
+//! | stale translations of an emulator | [`crate::txn`] |
+//!
+//! # What is not covered
+//! - A thread that *begins* to block SIGTRAP after step 1 (a signal handler whose mask holds it,
+//!   the C library around `clone`) and then comes by a site that is a trap: the kernel kills the
+//!   process. So functions that such code calls are better diverted by one store, or not at all
+//!   while they would stay traps.
+//! - A child of `vfork` or `posix_spawn` runs in this memory: a trap finds the handlers that the
+//!   child has. `vfork` keeps ours; glibc's `posix_spawn` resets them, and a child that comes by a
+//!   trap before `exec` dies, which the parent sees as a failed spawn. Step 2 takes no parent of such
+//!   a child for passed by.
+//! - Code that is entered in its covered bytes in another way: see above, the caller's promise.
+//! - A debugger sees our traps before we do.
+//!
+//! # Locks
+//! The text lock, but not in step 2. The handler takes none.
+//!
+//! Key types: [`Detour`], [`DetourKind`]. `script` is what is done, as data; `change` does it; `model`
+//! tries all interleavings of it. Neighbours: [`crate::poke`] (pads), [`crate::threads`],
+//! [`crate::txn`]. Source: kernel `arch/x86/kernel/alternative.c` (`smp_text_poke_batch_finish`,
+//! which has the same steps with `int3`), `kernel/kprobes.c` (`optimize_all_kprobes`), RISC-V
+//! profiles (Ziccif), unprivileged ISA (Zifencei, "C").
+
+mod change;
+mod check;
+mod pass;
+mod script;
+mod table;
+mod trap;
+
+use std::time::{Duration, Instant};
+
+use crate::addr::{RxAddr, RxRange};
+use crate::error::TextError;
+use crate::state::{self, State};
+use crate::sync::ForkMutexGuard;
+use crate::threads;
+
+pub(crate) use change::Entry;
+use change::{Batch, IfStuck};
+use script::{Phase, Script, Shape};
+pub(crate) use table::{after_fork, remove as forget};
+
+/// How long threads in the covered bytes are waited for. They need a few instructions to leave; a
+/// site in which one stays is a trap until a later call.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// The same when text is given back: there is no other way out than to wait.
+const PATIENCE_BACK: Duration = Duration::from_secs(5);
+/// How long a thread may block SIGTRAP: it may be in a signal handler, or between two calls that
+/// set its mask.
+const UNBLOCKING: Duration = Duration::from_millis(500);
+
+/// One function's entry, and where its calls shall go.
+#[derive(Clone, Eq, PartialEq, Debug)]
+pub struct Detour {
+    /// The function's entry, a multiple of 2.
+    pub at: RxAddr,
+    /// Where every call shall go, a multiple of 2.
+    pub to: RxAddr,
+    /// By what.
+    pub kind: DetourKind,
+    /// The length of the whole instructions that the jump overlaps: for [`DetourKind::Trap`] the
+    /// first one, else at least 4 or 8 bytes.
+    pub covered_bytes: u8,
+    /// For each covered instruction its offset, and where a thread that stands there may as well go
+    /// on. Without an entry, threads there are waited for.
+    pub moved: Vec<(u8, RxAddr)>,
+}
+
+/// What leads a call away.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub enum DetourKind {
+    /// `c.ebreak`, 2 bytes: a signal per call.
+    Trap,
+    /// `jal x0`, 4 bytes, ±1 MiB.
+    Near,
+    /// `auipc t; jalr x0, t`, 8 bytes, ±2 GiB.
+    Far {
+        /// The number of the register `t`, which holds nothing at the entry.
+        scratch: u8,
+    },
+}
+
+/// What became of a site.
+#[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
+pub enum DetourState {
+    /// It jumps.
+    Jump,
+    /// It traps: its kind says so, or a thread stayed in the covered bytes.
+    Trap,
+}
+
+/// Lays detours, all or none, over live code: on return every call that begins afterwards goes to
+/// [`Detour::to`], and whoever was in the covered bytes has gone on in the old code or its copy.
+/// Costs a constant number of flushes and one look at all threads, however many there are.
+///
+/// Gives for each what it became. A site whose threads stay inside remains a
+/// [`DetourState::Trap`]; naming the same detour again, later, brings it to its kind. A detour that
+/// is there already is left as it is.
+///
+/// Installs a handler of SIGTRAP when a trap is needed, and leaves it installed. On qemu-user, which
+/// does not show where its threads are, sites that would have to wait stay traps.
+///
+/// # Errors
+/// [`TextError::Misaligned`], [`TextError::Duplicate`] (two detours overlap),
+/// [`TextError::Reach`], [`TextError::Scratch`], [`TextError::NotWholeInsns`],
+/// [`TextError::HookedByOthers`] (a breakpoint, an armed pad, another detour),
+/// [`TextError::Busy`], [`TextError::SigtrapBlocked`], [`TextError::TrapHandler`],
+/// [`TextError::Unmapped`], [`TextError::NotExecutable`], [`TextError::WritableText`],
+/// [`TextError::Mismatch`], [`TextError::Flush`], [`TextError::Map`],
+/// [`TextError::UnsupportedHost`], [`TextError::SharedWithParent`]. All is as before then; only if
+/// the kernel goes on refusing to flush, sites that a hart may have seen stay traps to
+/// [`Detour::to`], and [`undivert_all`] takes them away.
+#[doc(alias = "register_kprobe")]
+pub fn divert_all(detours: &[Detour]) -> Result<Vec<DetourState>, TextError> {
+    check::apart(detours)?;
+    let (state, plans) = planned(|state| check::divert(state, detours))?;
+    let nothing_to_do = |(_, script): &(Shape, Script)| script.from == script.to;
+    let plans: Vec<_> = plans.into_iter().filter(|p| !nothing_to_do(p)).collect();
+    Batch::carry_out(state, plans, IfStuck::StaysTrap, PATIENCE)?;
+    let state = state::lock();
+    let became = |detour: &Detour| {
+        let entry = state.detours.get(&detour.at.get());
+        match entry.map(|entry| entry.phase) {
+            Some(Phase::Jump) => Ok(DetourState::Jump),
+            Some(_) => Ok(DetourState::Trap),
+            // Unmapped by another thread just now.
+            None => Err(TextError::Unmapped { addr: detour.at }),
+        }
+    };
+    detours.iter().map(became).collect()
+}
+
+/// Takes detours away, all or none: on return their entries hold the original text again, and
+/// every call that begins afterwards runs it. Costs a constant number of flushes, and one look at
+/// all threads if any is [`DetourKind::Far`].
+///
+/// Threads that were led to [`Detour::to`] may be there still. From now on each of them shows it to
+/// [`threads::pass_by`], in its registers or in a signal frame.
+///
+/// A detour that is not there (or whose text is not there any more) is left alone.
+///
+/// # Errors
+/// [`TextError::Busy`], [`TextError::HookedByOthers`] (there is another detour there),
+/// [`TextError::Stuck`] (a thread stays between the words of a far jump),
+/// [`TextError::SigtrapBlocked`], [`TextError::TrapHandler`], [`TextError::Mismatch`],
+/// [`TextError::Flush`], [`TextError::Map`], [`TextError::SharedWithParent`]. All is as before then;
+/// only if the kernel goes on refusing to flush, sites may stay traps.
+#[doc(alias = "unregister_kprobe")]
+pub fn undivert_all(detours: &[Detour]) -> Result<(), TextError> {
+    check::apart(detours)?;
+    let (state, plans) = planned(|state| check::undivert(state, detours))?;
+    Batch::carry_out(state, plans, IfStuck::Fails, PATIENCE_BACK)
+}
+
+type Plans = Vec<(Shape, Script)>;
+
+/// Plans under the text lock, which is held on return; sees to it that traps, if any are to be
+/// laid, are safe.
+fn planned(
+    plan: impl Fn(&mut State) -> Result<Plans, TextError>,
+) -> Result<(ForkMutexGuard<'static, State>, Plans), TextError> {
+    let start = Instant::now();
+    loop {
+        let mut state = state::lock_for_change()?;
+        let plans = plan(&mut state)?;
+        if !plans.iter().any(|(_, script)| script.lays_trap()) {
+            return Ok((state, plans));
+        }
+        trap::install()?;
+        let Some(tid) = threads::blocking(libc::SIGTRAP)? else {
+            return Ok((state, plans));
+        };
+        if start.elapsed() > UNBLOCKING {
+            return Err(TextError::SigtrapBlocked { tid });
+        }
+        drop(state);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+impl Detour {
+    pub(crate) fn covered(&self) -> RxRange {
+        RxRange::new(self.at, usize::from(self.covered_bytes))
+    }
+}
