@@ -78,6 +78,8 @@
 
 mod change;
 mod check;
+#[cfg(test)]
+mod model;
 mod pass;
 mod script;
 mod table;
