@@ -39,6 +39,19 @@ impl Cond {
         }
     }
 
+    /// The condition of a branch instruction.
+    #[must_use]
+    pub const fn of(op: BranchOp) -> Self {
+        match op {
+            BranchOp::Beq => Self::Eq,
+            BranchOp::Bne => Self::Ne,
+            BranchOp::Blt => Self::Lt,
+            BranchOp::Bge => Self::Ge,
+            BranchOp::Bltu => Self::Ltu,
+            BranchOp::Bgeu => Self::Geu,
+        }
+    }
+
     /// The branch instruction.
     #[must_use]
     pub const fn branch(self, rs1: Reg, rs2: Reg, offset: Offset<13>) -> Insn {

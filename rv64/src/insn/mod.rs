@@ -22,7 +22,7 @@
 
 mod alias;
 mod amo;
-mod bits;
+pub(crate) mod bits;
 mod float;
 mod format;
 mod int;
@@ -37,6 +37,7 @@ pub use float::*;
 pub use int::*;
 pub use system::*;
 
+use crate::RegSet;
 use format::formats;
 
 /// The extension an instruction belongs to.

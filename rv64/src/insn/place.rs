@@ -6,16 +6,25 @@
 //! Source: Unprivileged ISA, "Base Instruction Formats" and "Immediate
 //! Encoding Variants", whose pictures stand above the scattered immediates.
 
-use crate::{Csr, EvenReg, FReg, FenceSet, Offset, Order, Reg, Rm, SImm, UImm};
+use crate::{Csr, EvenReg, FReg, FenceSet, Offset, Order, Reg, RegSet, Rm, SImm, UImm};
 
 /// `word[lo..=hi]`, at bit 0.
 pub(crate) const fn bits(word: u32, hi: u32, lo: u32) -> u32 {
     (word >> lo) & (u32::MAX >> (31 - (hi - lo)))
 }
 
-/// Declares one place. `get` answers `None` for a reserved pattern.
+/// No integer register: what operands that are none read and write.
+pub(crate) const fn no_regs<T: Copy>(_: T) -> RegSet {
+    RegSet::EMPTY
+}
+
+/// Declares one place. `get` answers `None` for a reserved pattern; `reads` and `writes` are the
+/// integer registers that an instruction with such an operand reads and writes.
 macro_rules! place {
-    ($(#[$doc:meta])* $name:ident: $ty:ty, $hi:literal..$lo:literal, |$v:ident| $put:expr, |$w:ident| $get:expr) => {
+    (
+        $(#[$doc:meta])* $name:ident: $ty:ty, $hi:literal..$lo:literal, |$v:ident| $put:expr, |$w:ident| $get:expr
+        $(, reads |$r:ident| $reads:expr)? $(, writes |$u:ident| $writes:expr)?
+    ) => {
         $(#[$doc])*
         pub(crate) mod $name {
             #[allow(unused_imports)]
@@ -31,13 +40,21 @@ macro_rules! place {
             pub(crate) const fn get($w: u32) -> Option<Operand> {
                 $get
             }
+
+            pub(crate) const fn reads(_operand: Operand) -> RegSet {
+                RegSet::EMPTY $(.union({ let $r = _operand; $reads }))?
+            }
+
+            pub(crate) const fn writes(_operand: Operand) -> RegSet {
+                RegSet::EMPTY $(.union({ let $u = _operand; $writes }))?
+            }
         }
     };
 }
 
-place!(rd: Reg, 11..7, |r| r.num() << 7, |w| Reg::from_num(bits(w, 11, 7)));
-place!(rs1: Reg, 19..15, |r| r.num() << 15, |w| Reg::from_num(bits(w, 19, 15)));
-place!(rs2: Reg, 24..20, |r| r.num() << 20, |w| Reg::from_num(bits(w, 24, 20)));
+place!(rd: Reg, 11..7, |r| r.num() << 7, |w| Reg::from_num(bits(w, 11, 7)), writes |r| RegSet::of(&[r]));
+place!(rs1: Reg, 19..15, |r| r.num() << 15, |w| Reg::from_num(bits(w, 19, 15)), reads |r| RegSet::of(&[r]));
+place!(rs2: Reg, 24..20, |r| r.num() << 20, |w| Reg::from_num(bits(w, 24, 20)), reads |r| RegSet::of(&[r]));
 place!(fd: FReg, 11..7, |r| r.num() << 7, |w| FReg::from_num(bits(w, 11, 7)));
 place!(fs1: FReg, 19..15, |r| r.num() << 15, |w| FReg::from_num(bits(w, 19, 15)));
 place!(fs2: FReg, 24..20, |r| r.num() << 20, |w| FReg::from_num(bits(w, 24, 20)));
@@ -45,11 +62,11 @@ place!(fs3: FReg, 31..27, |r| r.num() << 27, |w| FReg::from_num(bits(w, 31, 27))
 place!(rd_pair: EvenReg, 11..7, |r| r.get().num() << 7, |w| match rd::get(w) {
     Some(reg) => EvenReg::new(reg),
     None => None,
-});
+}, writes |r| RegSet::pair(r));
 place!(rs2_pair: EvenReg, 24..20, |r| r.get().num() << 20, |w| match rs2::get(w) {
     Some(reg) => EvenReg::new(reg),
     None => None,
-});
+}, reads |r| RegSet::pair(r));
 
 place!(rm: Rm, 14..12, |r| (r as u32) << 12, |w| Rm::from_bits(bits(w, 14, 12)));
 place!(order: Order, 26..25, |o| (o as u32) << 25, |w| Some(Order::ALL[bits(w, 26, 25) as usize]));
@@ -87,6 +104,7 @@ place!(
 /// `| imm[11:5] | rs2 | rs1 | funct3 | imm[4:0] | opcode |`
 pub(crate) mod s_imm {
     use super::*;
+    pub(crate) use super::{no_regs as reads, no_regs as writes};
 
     pub(crate) type Operand = SImm<12>;
     pub(crate) const MASK: u32 = 0xfe00_0f80;
@@ -106,6 +124,7 @@ pub(crate) mod s_imm {
 /// `| imm[12|10:5] | rs2 | rs1 | funct3 | imm[4:1|11] | opcode |`
 pub(crate) mod b_imm {
     use super::*;
+    pub(crate) use super::{no_regs as reads, no_regs as writes};
 
     pub(crate) type Operand = Offset<13>;
     pub(crate) const MASK: u32 = 0xfe00_0f80;
@@ -126,4 +145,35 @@ pub(crate) mod b_imm {
                 | bits(word, 7, 7) << 11,
         ))
     }
+}
+
+/// Declares places of which `flow` only asks whether they hold something that is not reserved.
+macro_rules! looked_at {
+    ($($(#[$doc:meta])* $name:ident: $mask:literal, |$w:ident| $valid:expr;)*) => {$(
+        $(#[$doc])*
+        pub(crate) mod $name {
+            #[allow(unused_imports)]
+            use super::*;
+            pub(crate) use super::{no_regs as reads, no_regs as writes};
+
+            pub(crate) const MASK: u32 = $mask;
+
+            pub(crate) const fn get($w: u32) -> Option<()> {
+                if $valid { Some(()) } else { None }
+            }
+        }
+    )*};
+}
+
+looked_at! {
+    /// The number of a round of AES: 0 to 10.
+    rnum: 0x00f0_0000, |w| bits(w, 23, 20) <= 10;
+    /// The number of a byte.
+    bs: 0xc000_0000, |_w| true;
+    /// Both sets of a fence, which may be empty.
+    fence_sets: 0x0ff0_0000, |_w| true;
+    /// `| 1 | n[4] | 00 | n[3:2] | 0111 | n[1:0] | ...`
+    mop_r: 0x4c30_0000, |_w| true;
+    /// `| 1 | n[2] | 00 | n[1:0] | 1 | rs2 | ...`
+    mop_rr: 0x4c00_0000, |_w| true;
 }

@@ -6,6 +6,11 @@ use std::process::Command;
 const MARCH: &str =
     "rv64imafd_zicsr_zifencei_zba_zbb_zbs_zicond_zacas_zabha_zicbop_zicfilp_zihintpause";
 
+/// All that `flow` is to know.
+const EVERYTHING: &str = "rv64imafdv_zicsr_zifencei_zba_zbb_zbs_zbc_zbkb_zbkx_zkn_zks_zicond_zacas\
+     _zabha_zicbom_zicbop_zicboz_zawrs_zfh_zfa_zfbfmin_zvfh_zvfbfmin_zvfbfwma_zvbb_zvbc_zvkng\
+     _zvksg_zimop_zihintntl_zihintpause";
+
 /// Which compressed instructions the assembler may choose.
 #[derive(Clone, Copy)]
 pub(crate) enum Rvc {
@@ -136,6 +141,36 @@ impl Gnu {
                 .zip(self.words(&lines).into_iter().map(Some)),
         );
         assert_eq!(all.len(), 0x1_0000);
+        all
+    }
+
+    /// What objdump calls each word, no aliases; `None` for what it does not know.
+    pub(crate) fn texts(&self, words: &[u32]) -> Vec<Option<String>> {
+        let lines: Vec<String> = words
+            .iter()
+            .map(|word| format!(".insn 4, {word:#010x}"))
+            .collect();
+        self.assemble(&lines.join("\n"), EVERYTHING);
+        let args: [&Path; 4] = [
+            "-d".as_ref(),
+            "-z".as_ref(),
+            "-Mno-aliases".as_ref(),
+            &self.dir.join("a.o"),
+        ];
+        let listing = String::from_utf8(self.run(&self.beside("objdump"), &args)).unwrap();
+        let text = |line: &str| {
+            let (_, rest) = line.split_once(":\t")?;
+            let (_, text) = rest.split_once('\t')?;
+            let text = text.split(" #").next()?.split(" <").next()?;
+            // A rounding mode may be unknown; a fence may order nothing.
+            let known = |text: &String| {
+                !text.starts_with(".insn")
+                    && (!text.contains("unknown") || text.starts_with("fence"))
+            };
+            Some(Some(text.replace('\t', " ")).filter(known))
+        };
+        let all: Vec<_> = listing.lines().filter_map(text).collect();
+        assert_eq!(all.len(), words.len());
         all
     }
 
