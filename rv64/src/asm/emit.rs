@@ -3,7 +3,7 @@
 //! Neighbours: `layout` has chosen forms and places.
 
 use super::Asm;
-use super::item::{Form, Item, LiteralValue, PcRel};
+use super::item::{AbsRel, Form, Item, LiteralValue, PcRel};
 use super::layout::{Layout, split};
 use crate::{AsmError, Insn, Offset, Reg, SImm, addi, auipc, jal, jalr, jr, ld};
 
@@ -92,6 +92,23 @@ impl Writer<'_> {
                 } else {
                     let distance = target.wrapping_sub(self.pc()) as i64;
                     self.jump(*link, Some(*tmp), distance, form)?;
+                }
+            }
+            Item::AbsRel {
+                kind,
+                rd,
+                address,
+                literal,
+            } => {
+                let (kind, rd) = (*kind, *rd);
+                if form == Form::Pair {
+                    let distance = address.wrapping_sub(self.pc()) as i64;
+                    return self.pair(rd, distance, |low| use_of(kind, rd, low));
+                }
+                let distance = self.distance(asm.literals[*literal].label);
+                self.pair(rd, distance, |low| ld(rd, rd, low))?;
+                if let AbsRel::Load(_) = kind {
+                    self.insn(use_of(kind, rd, SImm::ZERO));
                 }
             }
             Item::PcRel { kind, rd, label } => {
@@ -229,6 +246,18 @@ impl Writer<'_> {
             offset: self.bytes.len() as u32,
             distance,
         }
+    }
+}
+
+fn use_of(kind: AbsRel, rd: Reg, low: SImm<12>) -> Insn {
+    match kind {
+        AbsRel::Address => addi(rd, rd, low),
+        AbsRel::Load(op) => Insn::Load {
+            op,
+            rd,
+            rs1: rd,
+            imm: low,
+        },
     }
 }
 

@@ -1,4 +1,4 @@
-//! Literals, shared bases and jumps to addresses outside the buffer.
+//! Literals, shared bases, and jumps to and uses of addresses outside the buffer.
 //!
 //! Key type: [`Hi`].
 //!
@@ -6,9 +6,9 @@
 //!
 //! Source: RISC-V ELF psABI, "Code models" (`%pcrel_hi`, `%pcrel_lo`).
 
-use super::item::{Item, Literal, LiteralValue, Owner, PcRel};
+use super::item::{AbsRel, Item, Literal, LiteralValue, Owner, PcRel};
 use super::{Asm, Label};
-use crate::{AsmError, Reg};
+use crate::{AsmError, LoadOp, Reg};
 
 /// A register that holds an address near some labels, set by
 /// [`Asm::pcrel_hi`].
@@ -98,6 +98,29 @@ impl Asm {
     /// Jumps to the absolute address `target`, through `tmp` if need be.
     pub fn jump_abs(&mut self, target: u64, tmp: Reg) {
         self.call_abs(target, Reg::Zero, tmp);
+    }
+
+    /// `rd` = `address`, wherever the code will stand: auipc and addi when it is in reach, else
+    /// from the pool.
+    pub fn la_abs(&mut self, rd: Reg, address: u64) {
+        self.absolute(AbsRel::Address, rd, address);
+    }
+
+    /// Loads `rd` from `address`, through `rd` alone: auipc and the load when it is in reach, else
+    /// with the address from the pool.
+    pub fn load_abs(&mut self, op: LoadOp, rd: Reg, address: u64) {
+        self.absolute(AbsRel::Load(op), rd, address);
+    }
+
+    fn absolute(&mut self, kind: AbsRel, rd: Reg, address: u64) {
+        self.check_address_reg(rd);
+        let literal = self.shared_literal(address, Owner::Far);
+        self.push(Item::AbsRel {
+            kind,
+            rd,
+            address,
+            literal,
+        });
     }
 
     fn low(&mut self, kind: PcRel, rd: Reg, hi: Hi, label: Label) {

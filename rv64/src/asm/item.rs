@@ -6,7 +6,7 @@
 use core::ops::Range;
 
 use super::{Asm, Label};
-use crate::{BranchOp, Insn, Offset, Reg};
+use crate::{BranchOp, Insn, LoadOp, Offset, Reg};
 
 /// The condition of a branch.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -81,6 +81,15 @@ pub(super) enum PcRel {
     Load,
 }
 
+/// What is done with an address outside.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum AbsRel {
+    /// It is kept.
+    Address,
+    /// It is loaded from.
+    Load(LoadOp),
+}
+
 /// A piece of the buffer.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Item {
@@ -105,6 +114,14 @@ pub(super) enum Item {
         link: Reg,
         tmp: Reg,
         target: u64,
+        literal: usize,
+    },
+    /// An address outside, or what is there, in `rd`. `literal` holds the address for the farthest
+    /// form.
+    AbsRel {
+        kind: AbsRel,
+        rd: Reg,
+        address: u64,
         literal: usize,
     },
     /// An `auipc` and its partner.
@@ -140,7 +157,7 @@ pub(super) enum Owner {
     Caller,
     /// `ld_lit`: there, and shared by all that load the same value.
     Shared,
-    /// Calls and jumps to one address: there if one of them needs it.
+    /// Calls and jumps to one address, and uses of it: there if one of them needs it.
     Far,
 }
 
@@ -163,7 +180,7 @@ pub(super) enum Form {
     Inverted,
     /// auipc and a partner (±2 GiB); after an inverted branch if it is one.
     Pair,
-    /// auipc, ld, jalr (anywhere).
+    /// auipc, ld, jalr or another use (anywhere).
     Loaded,
 }
 
@@ -194,6 +211,7 @@ impl Asm {
                 link: Reg::Zero, ..
             } if self.features.c => &[Short, Near, Pair, Loaded],
             Item::Absolute { .. } => &[Near, Pair, Loaded],
+            Item::AbsRel { .. } => &[Pair, Loaded],
             _ => &[Near],
         }
     }

@@ -19,7 +19,7 @@
 //!
 //! Source: the shape of GNU as `relax_segment`, growing only.
 
-use super::item::{Form, Item, Owner};
+use super::item::{AbsRel, Form, Item, Owner};
 use super::{Asm, Label};
 use crate::{AsmError, Offset};
 
@@ -81,7 +81,10 @@ impl Layout {
     pub(super) fn limit(asm: &Asm) -> Self {
         let mut layout = Self::start(asm, Base::Any);
         for (form, item) in layout.forms.iter_mut().zip(&asm.items) {
-            if matches!(item, Item::Absolute { .. } | Item::Base { .. }) {
+            if matches!(
+                item,
+                Item::Absolute { .. } | Item::AbsRel { .. } | Item::Base { .. }
+            ) {
                 *form = asm.forms(item).last().copied().unwrap_or(*form);
             }
         }
@@ -208,7 +211,11 @@ impl Layout {
                     0
                 }
             }
-            Item::PcRel { .. } => 8,
+            Item::AbsRel {
+                kind: AbsRel::Load(_),
+                ..
+            } if form == Form::Loaded => 12,
+            Item::PcRel { .. } | Item::AbsRel { .. } => 8,
             Item::Low { .. } => 4,
             Item::Branch { cond, rs1, rs2, .. } => {
                 let skip = if asm.has_short_branch(cond.inverse(), *rs1, *rs2) {
@@ -275,7 +282,10 @@ impl Layout {
                 };
                 within(to - at, jump_fits(form, to - at))
             }
-            Item::Absolute { target, .. } => match self.base {
+            Item::Absolute { target, .. }
+            | Item::AbsRel {
+                address: target, ..
+            } => match self.base {
                 Base::Any => Reach::Yes,
                 Base::At(base) => {
                     let pc = base.wrapping_add(at as u64);
@@ -318,7 +328,9 @@ impl Layout {
             return false;
         };
         self.forms[index] = next;
-        if let (Item::Absolute { literal, .. }, Form::Loaded) = (item, next) {
+        if let (Item::Absolute { literal, .. } | Item::AbsRel { literal, .. }, Form::Loaded) =
+            (item, next)
+        {
             self.present[*literal] = true;
         }
         true

@@ -155,6 +155,12 @@ impl Asm {
         self.raw(&insn.encode().to_le_bytes(), Item::Insns);
     }
 
+    /// Appends one instruction as it is encoded already: it keeps its length, and need not be one
+    /// that [`Insn`] knows.
+    pub fn emit_encoded(&mut self, bytes: &[u8]) {
+        self.raw(bytes, Item::Insns);
+    }
+
     /// Aligns to 4 bytes, appends `insn` in its 32-bit form, and returns a
     /// label on it: one aligned 4-byte store can replace it.
     pub fn wide_label(&mut self, insn: Insn) -> Label {

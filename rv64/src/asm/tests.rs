@@ -267,6 +267,53 @@ fn absolute_jumps_take_the_nearest_form() {
     assert_eq!(size(0, Ra), 12 + 4 + 8);
 }
 
+/// An address outside is exact from anywhere; what is loaded from it is loaded from there.
+#[test]
+fn absolute_addresses_are_exact() {
+    let base = 0x10_0000_0000;
+    for (address, far) in [
+        (base, false),
+        (base + 0x7fff_f7ff, false),
+        // The load stands 8 bytes behind.
+        (base + 0x7fff_f808, true),
+        (base - 0x7fff_fff8, false),
+        (base - 0x8000_0801, true),
+        (3, true),
+        (u64::MAX, true),
+    ] {
+        let mut asm = Asm::new(Features::RV64GC);
+        asm.la_abs(A0, address);
+        asm.load_abs(crate::LoadOp::Lhu, A1, address);
+        let bound = asm.max_size();
+        let code = asm.finish(base).unwrap();
+        // With a literal, which both share, after 20 bytes of code.
+        assert_eq!(code.bytes.len(), if far { 20 + 4 + 8 } else { 16 });
+        assert!(code.bytes.len() <= bound);
+        let mut machine = Machine::default();
+        machine.pc = base;
+        machine.step(&code);
+        machine.step(&code);
+        assert_eq!(machine.get(A0), address);
+        if far {
+            machine.step(&code);
+            machine.step(&code);
+        } else {
+            machine.step(&code);
+        }
+        let at = (machine.pc - base) as usize;
+        let (insn, _) = crate::Insn::decode_at(&code.bytes[at..]).unwrap();
+        let crate::Insn::Load { op, rd, rs1, imm } = insn else {
+            panic!("{insn}");
+        };
+        assert_eq!((op, rd, rs1), (crate::LoadOp::Lhu, A1, A1));
+        let reached = machine.get(A1).wrapping_add_signed(imm.get());
+        assert_eq!(reached, address);
+    }
+    let mut asm = Asm::new(Features::RV64GC);
+    asm.la_abs(Zero, 4);
+    assert_eq!(asm.finish(base), Err(AsmError::BadRegister { reg: Zero }));
+}
+
 #[test]
 fn a_shared_base_over_a_tile_border_takes_an_addi() {
     let size = |gap: usize| {
