@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use text::RxAddr;
 use trampoline::model::FuncModel;
-use trampoline::{Needs, Owner, Prog, ProgFn, ProgKind, ProgState, RetFrom};
+use trampoline::{Needs, Owner, Prog, ProgFn, ProgKind, ProgState, RetFrom, Traps};
 
 use crate::call::Call;
 use crate::func::HookFn;
@@ -36,6 +36,7 @@ pub(crate) struct Site {
     pub(crate) func: RxAddr,
     pub(crate) model: Arc<FuncModel>,
     pub(crate) panics: Arc<Panics>,
+    pub(crate) traps: Traps,
 }
 
 impl Site {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use text::RxAddr;
-use trampoline::{Attach, LinkId, Prog, ProgKind, ProgState};
+use trampoline::{Attach, EntryKind, LinkId, Prog, ProgKind, ProgState, Traps};
 
 use crate::call::Call;
 use crate::error::Error;
@@ -82,6 +82,14 @@ impl<F: HookFn> HookBuilder<F> {
     /// 2. It uses the context as [`crate::RawProg`] describes it.
     pub unsafe fn raw(mut self, prog: RawProg) -> Self {
         self.progs.push(prog.0);
+        self
+    }
+
+    /// Lets a trap lead to the programs if no jump fits over the function's first instructions:
+    /// it costs several thousand instructions a call. Without this such a function is refused.
+    /// [`Hook::kind`] says which it became.
+    pub fn allow_trap(mut self) -> Self {
+        self.site.traps = Traps::Allowed;
         self
     }
 
@@ -171,6 +179,11 @@ impl Hook {
         self.func
     }
 
+    /// How calls are led to the programs; `None` once nothing is attached to the function.
+    pub fn kind(&self) -> Option<EntryKind> {
+        self.inner.tramps.entry_of(self.func)
+    }
+
     /// Detaches. When it returns, no call that begins afterwards runs the programs, and none runs
     /// at the end of a call that is under way. Does not wait for calls inside the function.
     ///
@@ -241,6 +254,7 @@ impl Inner {
                     func: site.func,
                     model: site.model.clone(),
                     prog: prog.clone(),
+                    traps: site.traps,
                 })
             })
             .collect();

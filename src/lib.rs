@@ -66,4 +66,4 @@ pub use symbols::{SymbolsError, Tools};
 pub use text::RxAddr;
 pub use trampoline::model;
 pub use trampoline::model::FuncModel;
-pub use trampoline::{MAX_LINKS, Needs, ProgKind, RetFrom, TrampError};
+pub use trampoline::{EntryKind, MAX_LINKS, Needs, ProgKind, RetFrom, TrampError};

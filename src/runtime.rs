@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 
 use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
 use symbols::Tools;
-use text::{Pad, RxAddr};
-use trampoline::{FuncModel, TrampError, TrampStats, Trampolines};
+use text::RxAddr;
+use trampoline::{FuncModel, TrampError, TrampStats, Trampolines, Traps};
 
 use crate::bpf::{self, BpfProg, Env, LoadError, Options, Program};
 use crate::error::Error;
@@ -109,10 +109,11 @@ impl Runtime {
         Builder::default()
     }
 
-    /// Begins a hook of `f`, an `extern "C"` function pointer.
+    /// Begins a hook of `f`, an `extern "C"` function pointer. A stub of the dynamic linker stands
+    /// for the function that it leads to.
     ///
     /// # Errors
-    /// [`Error::Tramp`]: no pad, pad taken, vector calling convention and so on;
+    /// [`Error::Tramp`]: no function, vector calling convention, taken by others and so on;
     /// [`Error::Model`]: a signature that cannot be passed.
     ///
     /// # Safety
@@ -138,13 +139,32 @@ impl Runtime {
         self.begin(Untyped(addr as u64).addr(), Arc::new(model))
     }
 
+    /// Begins a hook of the function `name` of the loaded object whose file is called `object`
+    /// (`libz.so.1`), or of the first one that has it. Aliases, stubs of the dynamic linker and
+    /// functions chosen at load time (IFUNCs) stand for the function that runs.
+    ///
+    /// # Errors
+    /// As [`Runtime::hook`], and if there is no such object or function.
+    ///
+    /// # Safety
+    /// 1. The function is as `model` says.
+    pub unsafe fn hook_symbol(
+        &self,
+        object: Option<&str>,
+        name: &str,
+        model: FuncModel,
+    ) -> Result<HookBuilder<Untyped>, Error> {
+        let func = Trampolines::exclusively(|| text::find_symbol(object, name))??;
+        self.begin(func.get(), Arc::new(model))
+    }
+
     fn begin<F: HookFn>(&self, addr: u64, model: Arc<FuncModel>) -> Result<HookBuilder<F>, Error> {
-        let func = RxAddr::new(addr);
-        Trampolines::exclusively(|| Pad::find(func)?.words())??;
+        let func = Trampolines::exclusively(|| trampoline::resolve(RxAddr::new(addr)))??;
         let site = Site {
             func,
             model,
             panics: Arc::default(),
+            traps: Traps::Refused,
         };
         Ok(HookBuilder::new(self.clone(), site))
     }

@@ -23,7 +23,7 @@ use testlib::functions::{tl_get_errno, tl_set_errno};
 use testlib::sig::{Rng, Ty};
 use text::RxAddr;
 use trampoline::model::{FuncModel, Loc, Pass};
-use trampoline::{Attach, Prog, ProgKind, RetFrom, Trampolines};
+use trampoline::{Attach, Prog, ProgKind, RetFrom, Trampolines, Traps};
 use watch::{Event, Watch, Who, program, watch};
 
 /// Random values each hooked signature is called with.
@@ -61,6 +61,7 @@ fn attachment(case: &Case, typing: Typing, who: Who) -> Attach {
             cookie: Some(who as u64),
             ..Prog::new(kind, program)
         },
+        traps: Traps::Refused,
     }
 }
 

@@ -7,7 +7,7 @@ use pack_alloc::{Config, Near, PackAlloc, PackError};
 use rvbpf::{Error, HugePolicy, MAX_LINKS, Runtime, RxAddr, TrampError};
 use testlib::functions::tl_add2;
 use text::TextError;
-use trampoline::{Attach, Prog, ProgKind, Trampolines};
+use trampoline::{Attach, Prog, ProgKind, Trampolines, Traps};
 
 use crate::common::{
     ADD2, WEIGH12, assert_settled, code_at, hook, in_child, serial, sites, weigh_from,
@@ -99,6 +99,7 @@ fn the_limit_of_packs_is_reached() {
             func,
             model: Arc::new(hook_model()),
             prog,
+            traps: Traps::Refused,
         }];
         // SAFETY:
         // 1. The model is the function's. 2. The program returns and keeps nothing.

@@ -2,16 +2,17 @@
 //!
 //! | step | may fail | visible to calls |
 //! | --- | --- | --- |
-//! | draft: find the pad, generate the image, reserve room for image and slot | yes | no |
+//! | draft: find the entry, generate the image, reserve room for image and stub | yes | no |
 //! | publish: copy all of it into packs, one flush | yes | no: nothing leads there |
 //! | prepare: slots that nobody enters are led to their new images | yes | no |
 //! | arm: pads that were nops get their pair of words, closed | yes | no: a closed pad is a nop |
+//! | divert: functions without pads are led to their stubs | yes | no: a stub leads to the copy |
 //! | commit: slots, pads and exit blocks are switched, all or none, one flush | yes | yes |
 //! | conclude: what is not reachable any more is retired | no | no |
 //!
-//! A site that loses all programs is switched off at its pad and keeps its slot until
-//! [`synchronize`](crate::Trampolines::synchronize) takes it apart; so hooking it again costs one
-//! store.
+//! A site that loses all programs is switched off, at its pad or in its stub, and keeps its stub
+//! until [`synchronize`](crate::Trampolines::synchronize) takes it apart; so hooking it again costs
+//! one store.
 //!
 //! Source: `bpf_trampoline_update` in the kernel's `kernel/bpf/trampoline.c`.
 
@@ -21,9 +22,10 @@ use std::sync::Arc;
 use pack_alloc::{Near, PackAlloc, PackBuf, PackCode};
 use rv64::Features;
 use symbols::{CodeInfo, Published, Symbol, Tools};
-use text::{Pad, PadWords, RxAddr, RxRange, Switch, WordPatch};
+use text::{Detour, DetourState, PadWords, RxAddr, RxRange, Switch, WordPatch};
 
 use crate::domain::{LinkId, State};
+use crate::entry::{self, Entry, Found, Mover, Stub, Traps};
 use crate::error::TrampError;
 use crate::image::{ImageCode, ImageSpec};
 use crate::life::{Exit, Image, Inflight, Retired, Runs, What};
@@ -34,12 +36,12 @@ use crate::slot::{self, Retarget, SLOT_BYTES, SlotWords};
 use crate::slow::Desc;
 
 /// How far from its site a slot or an image may lie: what `auipc` reaches, less its rounding.
-const REACH_BYTES: u64 = (1 << 31) - (1 << 12);
+pub(crate) const REACH_BYTES: u64 = (1 << 31) - (1 << 12);
 
 /// One hooked function, or one that was.
 #[derive(Debug)]
 pub(crate) struct Site {
-    pub(crate) pad: PadWords,
+    pub(crate) entry: Entry,
     pub(crate) model: Arc<FuncModel>,
     pub(crate) slot: Slot,
     pub(crate) links: Vec<(LinkId, Prog)>,
@@ -70,13 +72,13 @@ pub(crate) struct Maker<'a> {
 pub(crate) struct Draft {
     goal: Goal,
     image: Option<ImageDraft>,
-    slot: Option<(PackBuf, SlotWords)>,
+    stub: Option<(PackBuf, SlotWords)>,
 }
 
 #[derive(Debug)]
 struct Goal {
     func: RxAddr,
-    pad: PadWords,
+    entry: Entry,
     wanted: Wanted,
 }
 
@@ -87,6 +89,7 @@ pub(crate) struct Wanted {
     pub(crate) links: Vec<(LinkId, Prog)>,
     /// For a function that is not hooked yet.
     pub(crate) pin: Option<Arc<LibPin>>,
+    pub(crate) traps: Traps,
 }
 
 #[derive(Debug)]
@@ -106,32 +109,60 @@ impl Maker<'_> {
         func: RxAddr,
         wanted: Wanted,
     ) -> Result<Draft, TrampError> {
-        let pad = match site {
-            Some(site) => site.pad,
-            None => Pad::find(func)?.words()?,
+        let (entry, stub) = match site {
+            Some(site) => (site.entry.clone(), None),
+            None => self.draft_stub(func, wanted.traps)?,
         };
-        if site.is_none_or(|s| s.image.is_none()) {
+        if let (Some(pad), None) = (entry.pad(), site.and_then(|s| s.image.as_ref())) {
             // Another set of hooks may have taken it, also while the site was idle.
             pad.check_off()?;
         }
-        let goal = Goal { func, pad, wanted };
+        let goal = Goal {
+            func,
+            entry,
+            wanted,
+        };
         if goal.wanted.links.is_empty() {
             return Ok(Draft {
                 goal,
                 image: None,
-                slot: None,
+                stub: None,
             });
         }
         let image = self.draft_image(&goal)?;
-        let slot = match site {
-            Some(_) => None,
-            None => Some(self.draft_slot(&goal, image.buf.rx().start)?),
+        let stub = match (stub, site) {
+            (Some(stub), _) => Some(stub),
+            (None, None) => Some(self.draft_slot(&goal, image.buf.rx().start)?),
+            (None, Some(_)) => None,
         };
         Ok(Draft {
             goal,
             image: Some(image),
-            slot,
+            stub,
         })
+    }
+
+    /// The entry of a function that is not hooked yet, with the stub of one without a pad.
+    fn draft_stub(
+        &self,
+        func: RxAddr,
+        traps: Traps,
+    ) -> Result<(Entry, Option<(PackBuf, SlotWords)>), TrampError> {
+        let mover = Mover {
+            packs: self.packs,
+            features: self.features,
+        };
+        match entry::find(func)? {
+            Found::Pad(pad) => Ok((Entry::Pad(pad), None)),
+            Found::Func(found) if found.entry == func => {
+                let Stub { buf, words, entry } = mover.stub(&found, traps)?;
+                Ok((entry, Some((buf, words))))
+            }
+            Found::Func(found) => Err(TrampError::LeadsElsewhere {
+                func,
+                to: found.entry,
+            }),
+        }
     }
 
     fn draft_image(&self, goal: &Goal) -> Result<ImageDraft, TrampError> {
@@ -139,7 +170,7 @@ impl Maker<'_> {
         let inflight = Box::new(Inflight::default());
         let mut spec = ImageSpec {
             func: goal.func,
-            resume: goal.pad.resume,
+            resume: goal.entry.resume(),
             model: &goal.wanted.model,
             progs: &progs,
             inflight: inflight.addr(),
@@ -150,11 +181,9 @@ impl Maker<'_> {
         spec.desc = std::ptr::from_ref(&*desc) as u64;
         // Jumps to the function are longest when it is far away; literals are aligned alike in
         // every chunk.
-        let far = goal.pad.resume.get().wrapping_add(REACH_BYTES / 2) & !63;
+        let far = goal.entry.resume().get().wrapping_add(REACH_BYTES / 2) & !63;
         let longest = spec.generate(far)?;
-        let mut buf = self
-            .packs
-            .alloc(longest.bytes.len(), 64, near(goal.pad.hi))?;
+        let mut buf = self.packs.alloc(longest.bytes.len(), 64, near(goal))?;
         let code = spec.generate(buf.rx().start.get())?;
         buf.rw()[..code.bytes.len()].copy_from_slice(&code.bytes);
         let exits = code.exits.iter().map(|&block| Exit {
@@ -172,7 +201,7 @@ impl Maker<'_> {
     }
 
     fn draft_slot(&self, goal: &Goal, image: RxAddr) -> Result<(PackBuf, SlotWords), TrampError> {
-        let mut buf = self.packs.alloc(SLOT_BYTES, 64, near(goal.pad.hi))?;
+        let mut buf = self.packs.alloc(SLOT_BYTES, 64, near(goal))?;
         let (bytes, words) = slot::new_slot(buf.rx().start, image)
             .ok_or(TrampError::OutOfReach { func: goal.func })?;
         buf.rw()[..SLOT_BYTES].copy_from_slice(&bytes);
@@ -183,8 +212,8 @@ impl Maker<'_> {
     pub(crate) fn publish(&self, drafts: Vec<Draft>) -> Result<Vec<SiteChange>, TrampError> {
         let mut bufs = Vec::new();
         let mut rests = Vec::new();
-        for Draft { goal, image, slot } in drafts {
-            let slot_words = slot.map(|(buf, words)| {
+        for Draft { goal, image, stub } in drafts {
+            let slot_words = stub.map(|(buf, words)| {
                 bufs.push(buf);
                 words
             });
@@ -247,9 +276,9 @@ impl Maker<'_> {
     }
 }
 
-fn near(of: RxAddr) -> Near {
+fn near(goal: &Goal) -> Near {
     Near::Within {
-        of,
+        of: goal.entry.range().start,
         reach_bytes: REACH_BYTES,
     }
 }
@@ -273,14 +302,18 @@ pub(crate) struct Change {
     sites: Vec<SiteChange>,
     /// What slots hold after the commit, by function.
     words: BTreeMap<RxAddr, SlotWords>,
-    /// Have the pads of new sites been armed?
+    /// How far new sites have come.
     armed: Armed,
 }
 
+/// What leads to the stubs of new sites.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 enum Armed {
     No,
-    Yes,
+    /// The pads do.
+    Pads,
+    /// So do the functions without pads.
+    All,
 }
 
 impl Change {
@@ -296,16 +329,19 @@ impl Change {
     pub(crate) fn store(&mut self, state: &mut State) -> Result<(), TrampError> {
         let mut commit = self.lead_slots(state)?;
         text::arm_off_all(&self.to_arm(state))?;
-        self.armed = Armed::Yes;
+        self.armed = Armed::Pads;
+        self.divert(state)?;
+        self.armed = Armed::All;
         for c in &self.sites {
             let site = state.sites.get(&c.goal.func);
             let slot = c.slot.as_ref().or(site.map(|s| &s.slot));
-            let Some(target) = slot.map(|s| s.code.rx().start) else {
+            let (Some(pad), Some(slot)) = (c.goal.entry.pad(), slot) else {
                 continue;
             };
+            let target = slot.code.rx().start;
             match (site.is_some_and(|s| s.image.is_some()), c.image.is_some()) {
-                (false, true) => commit.push(c.goal.pad.switch(target, Switch::On)?),
-                (true, false) => commit.push(c.goal.pad.switch(target, Switch::Off)?),
+                (false, true) => commit.push(pad.switch(target, Switch::On)?),
+                (true, false) => commit.push(pad.switch(target, Switch::Off)?),
                 _ => {}
             }
         }
@@ -319,14 +355,35 @@ impl Change {
     /// another set of hooks has used meanwhile. (Nobody else does now: there is one lock for all.)
     fn to_arm(&self, state: &State) -> Vec<(PadWords, RxAddr)> {
         let arm = |c: &SiteChange| {
+            let pad = c.goal.entry.pad()?;
             let site = state.sites.get(&c.goal.func);
             let idle = site.filter(|s| s.image.is_none() && c.image.is_some());
             let slot = c.slot.as_ref().or(idle.map(|s| &s.slot))?;
             let target = slot.code.rx().start;
-            let done = idle.is_some() && c.goal.pad.is_armed_off_for(target);
-            (!done).then_some((c.goal.pad, target))
+            let done = idle.is_some() && pad.is_armed_off_for(target);
+            (!done).then_some((pad, target))
         };
         self.sites.iter().filter_map(arm).collect()
+    }
+
+    /// Leads new functions without pads to their stubs, and tries those again whose jump had to
+    /// wait for a thread.
+    fn divert(&mut self, state: &mut State) -> Result<(), TrampError> {
+        let wants = |c: &SiteChange| {
+            let moved = c.goal.entry.moved()?;
+            (c.slot.is_some() || (moved.waits && c.image.is_some())).then(|| moved.detour.clone())
+        };
+        let detours: Vec<Detour> = self.sites.iter().filter_map(wants).collect();
+        let became = text::divert_all(&detours)?;
+        for (detour, became) in detours.iter().zip(became) {
+            let new = self.sites.iter_mut().filter(|c| c.goal.func == detour.at);
+            let entries = new.map(|c| &mut c.goal.entry);
+            let old = state.sites.get_mut(&detour.at).map(|s| &mut s.entry);
+            for entry in entries.chain(old) {
+                entry.set_waits(became);
+            }
+        }
+        Ok(())
     }
 
     /// Leads the slots of idle sites to their new images, and prepares those of busy ones; what
@@ -336,30 +393,33 @@ impl Change {
         let mut led = Vec::new();
         for c in &self.sites {
             let func = c.goal.func;
-            let (Some(site), Some(image)) = (state.sites.get(&func), &c.image) else {
+            let site = state.sites.get(&func);
+            let Some((slot, target)) = c.leads_to(site) else {
                 continue;
             };
-            let at = site.slot.code.rx().start;
             let Retarget {
                 prepare,
                 commit: switch,
                 words,
-            } = slot::retarget(at, site.slot.words, image.code.rx().start)
+            } = slot::retarget(slot.code.rx().start, slot.words, target)
                 .ok_or(TrampError::OutOfReach { func })?;
             first.extend(prepare);
             led.push((func, prepare.map(|p| p.new), words));
-            match site.image.is_some() {
-                true => {
-                    commit.push(switch);
-                    self.words.insert(func, words);
-                }
-                false => second.push(switch),
+            let is_idle = site.is_some_and(|s| s.image.is_none()) && c.goal.entry.pad().is_some();
+            if is_idle {
+                second.push(switch);
+            } else {
+                commit.push(switch);
+                self.words.insert(func, words);
             }
         }
         text::patch_words(&first)?;
         for (func, dist, _) in &led {
-            if let (Some(site), Some(dist)) = (state.sites.get_mut(func), dist) {
-                site.slot.words.set_dist(*dist);
+            let new = self.sites.iter_mut().filter(|c| c.goal.func == *func);
+            let new = new.filter_map(|c| c.slot.as_mut()).next();
+            let slot = new.or(state.sites.get_mut(func).map(|s| &mut s.slot));
+            if let (Some(slot), Some(dist)) = (slot, dist) {
+                slot.words.set_dist(*dist);
             }
         }
         text::patch_words(&second)?;
@@ -406,7 +466,11 @@ impl Change {
             gone.for_each(|(_, prog)| prog.state.detach());
         }
         for SiteChange { goal, slot, image } in self.sites {
-            let Goal { func, pad, wanted } = goal;
+            let Goal {
+                func,
+                entry,
+                wanted,
+            } = goal;
             match (state.sites.get_mut(&func), slot) {
                 (Some(site), _) => {
                     site.model = wanted.model;
@@ -418,10 +482,13 @@ impl Change {
                     let old = std::mem::replace(&mut site.image, image);
                     state.retired.extend(old.map(|i| Retired::image(i, slot)));
                 }
-                (None, Some(slot)) => {
+                (None, Some(mut slot)) => {
+                    if let Some(words) = self.words.get(&func) {
+                        slot.words = *words;
+                    }
                     state
                         .sites
-                        .insert(func, Site::new(pad, slot, wanted, image));
+                        .insert(func, Site::new(entry, slot, wanted, image));
                 }
                 (None, None) => {}
             }
@@ -432,13 +499,32 @@ impl Change {
     /// prepared slot may lead to a new image: none of the new code is freed at once.
     fn give_up(self, state: &mut State) {
         for SiteChange { goal, slot, image } in self.sites {
-            let Goal { func, pad, wanted } = goal;
-            if let (Some(slot), Armed::Yes) = (slot, self.armed) {
-                let idle = Wanted {
-                    links: Vec::new(),
-                    ..wanted
-                };
-                state.sites.insert(func, Site::new(pad, slot, idle, None));
+            let Goal {
+                func,
+                entry,
+                wanted,
+            } = goal;
+            let is_led = match (&entry, self.armed) {
+                (_, Armed::All) | (Entry::Pad(_), Armed::Pads) => true,
+                (_, Armed::No) | (Entry::Moved(_), Armed::Pads) => false,
+            };
+            match slot {
+                Some(slot) if is_led => {
+                    let idle = Wanted {
+                        links: Vec::new(),
+                        ..wanted
+                    };
+                    state
+                        .sites
+                        .insert(func, Site::new(entry, slot, idle, None));
+                }
+                Some(slot) if self.armed == Armed::Pads => {
+                    // It was led to and no more is: somebody may be on the way.
+                    let pin = wanted.pin.unwrap_or_default();
+                    let retired = Retired::slot(slot.code, entry.range(), pin);
+                    state.retired.push(retired);
+                }
+                _ => {}
             }
             if let Some(image) = image {
                 let slot = state
@@ -452,15 +538,32 @@ impl Change {
 }
 
 impl Site {
-    fn new(pad: PadWords, slot: Slot, wanted: Wanted, image: Option<Image>) -> Self {
-        let Wanted { model, links, pin } = wanted;
+    fn new(entry: Entry, slot: Slot, wanted: Wanted, image: Option<Image>) -> Self {
+        let Wanted {
+            model, links, pin, ..
+        } = wanted;
         Site {
-            pad,
+            entry,
             model,
             slot,
             links,
             image,
             pin: pin.unwrap_or_default(),
+        }
+    }
+}
+
+impl SiteChange {
+    /// The slot that the commit leads elsewhere, and where to. A new pad's slot leads to its image
+    /// from the beginning; one of a function without pad leads to the copy while there is none.
+    fn leads_to<'a>(&'a self, site: Option<&'a Site>) -> Option<(&'a Slot, RxAddr)> {
+        let image = self.image.as_ref().map(|i| i.code.rx().start);
+        match (&self.goal.entry, &self.slot, site) {
+            (Entry::Pad(_), _, site) => Some((&site?.slot, image?)),
+            (Entry::Moved(moved), Some(slot), _) => Some((slot, image.unwrap_or(moved.copy))),
+            (Entry::Moved(moved), None, site) => {
+                Some((&site?.slot, image.unwrap_or(moved.copy)))
+            }
         }
     }
 }

@@ -18,9 +18,10 @@ use pack_alloc::PackAlloc;
 use rv64::Features;
 use symbols::Tools;
 use text::threads::Patience;
-use text::{ForkMutex, ForkMutexGuard, RxAddr, RxRange};
+use text::{Detour, ForkMutex, ForkMutexGuard, RxAddr, RxRange, TextError};
 
 use crate::change::{Change, Maker, Site, Stored, Wanted};
+use crate::entry::{EntryKind, Traps};
 use crate::error::TrampError;
 use crate::life::{self, Retired};
 use crate::model::FuncModel;
@@ -57,6 +58,8 @@ pub struct Attach {
     pub model: Arc<FuncModel>,
     /// What runs.
     pub prog: Prog,
+    /// Whether a trap may lead to it where no jump can.
+    pub traps: Traps,
 }
 
 /// Numbers of one [`Trampolines`].
@@ -128,8 +131,9 @@ impl Trampolines {
     ///
     /// # Errors
     /// [`TrampError::TooManyProgs`], [`TrampError::ModelMismatch`], [`TrampError::Layout`],
-    /// [`TrampError::Text`] (no pad, pad taken, out of reach, refused flush), [`TrampError::Pack`]
-    /// (no room), [`TrampError::Reentered`]. Nothing has changed then.
+    /// [`TrampError::CannotMove`], [`TrampError::UnknownExtent`], [`TrampError::LeadsElsewhere`],
+    /// [`TrampError::Text`] (no function, taken by others, out of reach, refused flush),
+    /// [`TrampError::Pack`] (no room), [`TrampError::Reentered`]. Nothing has changed then.
     ///
     /// # Safety
     /// 1. Each function is as its model says, and is called by psABI's rules.
@@ -151,6 +155,7 @@ impl Trampolines {
                 pin: pins.get(&a.func).cloned(),
                 ..state.wanted_now(a)
             });
+            goal.traps = goal.traps.max(a.traps);
             if *goal.model != *a.model {
                 return Err(TrampError::ModelMismatch { func: a.func });
             }
@@ -260,6 +265,13 @@ impl Trampolines {
         }
     }
 
+    /// How calls of `func` are led to its programs; `None` when it has none.
+    pub fn entry_of(&self, func: RxAddr) -> Option<EntryKind> {
+        let state = self.lock().ok()?;
+        let site = state.sites.get(&func).filter(|s| !s.links.is_empty())?;
+        Some(site.entry.kind())
+    }
+
     /// Where the image of `func` lies now.
     pub fn image_of(&self, func: RxAddr) -> Option<RxRange> {
         let state = self.lock().ok()?;
@@ -328,29 +340,40 @@ impl Trampolines {
         result
     }
 
-    /// Gives the pads of sites without programs their nops again and retires their slots.
+    /// Gives sites without programs their own instructions again and retires their slots.
     fn dismantle_idle(&self, state: &mut State) -> Result<(), TrampError> {
-        let idle: Vec<_> = state
-            .sites
-            .iter()
-            .filter(|(_, s)| s.links.is_empty())
-            .map(|(f, _)| *f)
-            .collect();
-        let pad_of = |f: &RxAddr| {
-            let site = &state.sites[f];
-            (site.pad, site.slot.code.rx().start)
-        };
-        let pads: Vec<_> = idle.iter().map(pad_of).collect();
+        let idle = state.sites.iter().filter(|(_, s)| s.links.is_empty());
+        let pad_of = |s: &Site| Some((s.entry.pad()?, s.slot.code.rx().start));
+        let pads: Vec<_> = idle.clone().filter_map(|(_, s)| pad_of(s)).collect();
         text::restore_off_all(&pads)?;
-        for func in idle {
-            if let Some(site) = state.sites.remove(&func) {
-                state
-                    .retired
-                    .push(Retired::slot(site.slot.code, site.pad.range(), site.pin));
-            }
+        retire(state, |site| site.entry.pad().is_some());
+        let detours: Vec<Detour> = state
+            .sites
+            .values()
+            .filter(|s| s.links.is_empty())
+            .filter_map(|s| Some(s.entry.moved()?.detour.clone()))
+            .collect();
+        match text::undivert_all(&detours) {
+            Ok(()) => retire(state, |site| site.entry.moved().is_some()),
+            // They are led to their copies for now.
+            Err(TextError::Stuck { .. }) => {}
+            Err(other) => return Err(other.into()),
         }
         Ok(())
     }
+}
+
+/// Takes the idle sites of `which` out, whose functions lead to them no more.
+fn retire(state: &mut State, which: impl Fn(&Site) -> bool) {
+    let (gone, kept) = std::mem::take(&mut state.sites)
+        .into_iter()
+        .partition(|(_, s)| s.links.is_empty() && which(s));
+    state.sites = kept;
+    let gone: BTreeMap<RxAddr, Site> = gone;
+    let gone = gone
+        .into_values()
+        .map(|site| Retired::slot(site.slot.code, site.entry.range(), site.pin));
+    state.retired.extend(gone);
 }
 
 /// The state, and the lock around all changes.
@@ -382,6 +405,7 @@ impl State {
                 model: a.model.clone(),
                 links: Vec::new(),
                 pin: None,
+                traps: a.traps,
             },
         }
     }
@@ -393,6 +417,7 @@ impl Site {
             model: self.model.clone(),
             links: self.links.clone(),
             pin: None,
+            traps: Traps::Refused,
         }
     }
 }

@@ -2,6 +2,8 @@
 
 use text::RxAddr;
 
+use crate::prologue::Refusal;
+
 /// Errors of this crate. After each of them everything is as it was before the call.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -42,6 +44,35 @@ pub enum TrampError {
         func: RxAddr,
         /// The size that it would have.
         size_bytes: u32,
+    },
+    /// No jump fits over the first instructions of the function, which has no pad. Kernel:
+    /// `-EINVAL`, of optimised probes.
+    #[error(
+        "{func}: its first instructions cannot make room for a jump: {source}; allow a trap, or \
+         compile it with -fpatchable-function-entry=5"
+    )]
+    CannotMove {
+        /// The function.
+        func: RxAddr,
+        /// Which instruction, and why.
+        source: Refusal,
+    },
+    /// The function has no pad, and nothing says where it ends. Kernel: `-ENOENT`.
+    #[error(
+        "{func}: neither a symbol nor unwind tables say where this function ends; compile it \
+         with -fasynchronous-unwind-tables or with -fpatchable-function-entry=5"
+    )]
+    UnknownExtent {
+        /// The function.
+        func: RxAddr,
+    },
+    /// What is there only leads to the function: a stub of the dynamic linker. Kernel: `-EINVAL`.
+    #[error("{func} is a stub that leads to {to}; hook that one")]
+    LeadsElsewhere {
+        /// The stub.
+        func: RxAddr,
+        /// The function.
+        to: RxAddr,
     },
     /// No pack can be had within 2 GiB of the function. Kernel: `-ERANGE`.
     #[error("{func}: there is no room for an image within 2 GiB of this function")]

@@ -12,6 +12,7 @@
 //! | `guard`, `table`, `slow` | the word per thread that tells recursion, nesting and grace periods |
 //! | `shadow` | frames of images whose function must see the caller's stack pointer |
 //! | `slot` | one word that leads a site to its image |
+//! | `entry`, [`prologue`] | pads, and functions whose first instructions are moved |
 //! | `life` | when an image can be freed |
 //! | `domain`, `change`, `owner`, `pin` | [`Trampolines`]: attach and detach as transactions |
 //!
@@ -22,6 +23,7 @@
 mod change;
 mod domain;
 mod emit;
+mod entry;
 mod error;
 mod flags;
 pub mod frame;
@@ -32,12 +34,14 @@ pub mod model;
 mod owner;
 mod pin;
 mod prog;
+pub mod prologue;
 mod shadow;
 mod slot;
 mod slow;
 mod table;
 
 pub use domain::{Attach, LinkId, MAX_LINKS, TrampStats, Trampolines};
+pub use entry::{EntryKind, Traps, resolve};
 pub use error::TrampError;
 pub use flags::TrampFlags;
 pub use model::FuncModel;

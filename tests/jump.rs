@@ -1,0 +1,15 @@
+//! Functions without entry pads: hooked by a jump over moved instructions, or by a trap.
+//!
+//! `fns` are functions whose first instructions are hard to move; `moved` calls them hooked,
+//! switched and taken apart, under load; `libc` hooks the C library by name.
+#![cfg(target_arch = "riscv64")]
+#![expect(unsafe_code, reason = "assembly functions, and those of the C library")]
+
+mod common;
+
+#[path = "jump/fns.rs"]
+mod fns;
+#[path = "jump/libc.rs"]
+mod libc_by_name;
+#[path = "jump/moved.rs"]
+mod moved;

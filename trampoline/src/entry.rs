@@ -1,0 +1,271 @@
+//! How calls are led away from a function: through its pad, or by moving its first instructions.
+//!
+//! ```text
+//!   pad                                    no pad
+//!   func: auipc t1 ─┐                      func: jal or auipc+jr, or a trap ─┐
+//!         jr t1     ▼                            rest                        ▼
+//!         rest    stub:  j image           ▲                               stub:  j image, or copy
+//!                                          └───────────── j rest ◀── copy: the first instructions
+//! ```
+//!
+//! A pad is switched on and off where it is. A function without one is led to its stub for as long
+//! as the stub exists, and the stub's first word chooses: the image, or the copy of what the jump
+//! covers. An image that calls the function calls the copy.
+//!
+//! Which jump: `jal` (4 bytes) where a pack within 1 MiB can be had; else `auipc` and `jalr` (8);
+//! else, if the caller allows it, a trap (a `c.ebreak`, 2).
+//!
+//! Key types: [`EntryKind`], [`Traps`], [`Entry`]. Neighbours: [`crate::prologue`] (what can be
+//! moved), `text` (writes the jump while threads run there), `slot`, `change`. Source: the
+//! kernel's `kernel/kprobes.c` (optimised probes) for the idea.
+
+use std::sync::Arc;
+
+use pack_alloc::{Near, PackAlloc, PackBuf, PackError};
+use rv64::{Asm, Features, Reg};
+use text::{Detour, DetourKind, DetourState, Func, Pad, PadWords, RxAddr, RxRange, TextError};
+
+use crate::change::REACH_BYTES;
+use crate::error::TrampError;
+use crate::prologue::{self, Body, Jumps, Prologue, Reach};
+use crate::slot::{self, SLOT_BYTES, SlotWords};
+
+/// How calls are led away from a hooked function.
+#[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
+pub enum EntryKind {
+    /// By a jump in its entry pad.
+    Pad,
+    /// By a jump over its first instructions, which have been moved.
+    Jump,
+    /// By a trap in its first instruction: several thousand instructions a call.
+    Trap,
+}
+
+/// Whether a function whose first instructions no jump fits over may be hooked by a trap.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq, Ord, PartialOrd, Hash)]
+pub enum Traps {
+    /// It is refused, with the reason.
+    #[default]
+    Refused,
+    /// It is hooked all the same.
+    Allowed,
+}
+
+/// What a site is changed at.
+#[derive(Clone, Debug)]
+pub(crate) enum Entry {
+    Pad(PadWords),
+    Moved(Moved),
+}
+
+/// A function whose first instructions have been moved, or will be.
+#[derive(Clone, Debug)]
+pub(crate) struct Moved {
+    /// Leads to the stub.
+    pub(crate) detour: Detour,
+    /// The copy of the first instructions, in the stub.
+    pub(crate) copy: RxAddr,
+    /// The jump could not be written yet, because a thread stays where it would be.
+    pub(crate) waits: bool,
+}
+
+/// What leads from a function to its image, not published yet.
+#[derive(Debug)]
+pub(crate) struct Stub {
+    pub(crate) buf: PackBuf,
+    pub(crate) words: SlotWords,
+    pub(crate) entry: Entry,
+}
+
+impl Entry {
+    /// Where an image calls the function.
+    pub(crate) fn resume(&self) -> RxAddr {
+        match self {
+            Entry::Pad(pad) => pad.resume,
+            Entry::Moved(moved) => moved.copy,
+        }
+    }
+
+    /// Where a thread may be that goes to the stub.
+    pub(crate) fn range(&self) -> RxRange {
+        match self {
+            Entry::Pad(pad) => pad.range(),
+            Entry::Moved(Moved { detour, .. }) => {
+                RxRange::new(detour.at, detour.covered_bytes.into())
+            }
+        }
+    }
+
+    pub(crate) fn pad(&self) -> Option<PadWords> {
+        match self {
+            Entry::Pad(pad) => Some(*pad),
+            Entry::Moved(_) => None,
+        }
+    }
+
+    pub(crate) fn moved(&self) -> Option<&Moved> {
+        match self {
+            Entry::Pad(_) => None,
+            Entry::Moved(moved) => Some(moved),
+        }
+    }
+
+    /// What a detour became.
+    pub(crate) fn set_waits(&mut self, became: DetourState) {
+        if let Entry::Moved(moved) = self {
+            moved.waits = became == DetourState::Trap && moved.detour.kind != DetourKind::Trap;
+        }
+    }
+
+    pub(crate) fn kind(&self) -> EntryKind {
+        match self {
+            Entry::Pad(_) => EntryKind::Pad,
+            Entry::Moved(m) if m.waits || m.detour.kind == DetourKind::Trap => EntryKind::Trap,
+            Entry::Moved(_) => EntryKind::Jump,
+        }
+    }
+}
+
+/// The function that runs when `addr` is called, as an address that can be attached to.
+///
+/// # Errors
+/// [`TrampError::Text`]: it is no function, or one that cannot be hooked.
+pub fn resolve(addr: RxAddr) -> Result<RxAddr, TrampError> {
+    match find(addr)? {
+        Found::Pad(_) => Ok(addr),
+        Found::Func(func) => Ok(func.entry),
+    }
+}
+
+/// What a function that is not hooked begins with.
+#[derive(Debug)]
+pub(crate) enum Found {
+    Pad(PadWords),
+    Func(Func),
+}
+
+/// Looks at what is at `func`.
+pub(crate) fn find(func: RxAddr) -> Result<Found, TrampError> {
+    match Pad::find(func).and_then(|pad| pad.words()) {
+        Ok(words) => Ok(Found::Pad(words)),
+        Err(TextError::NotAPad { .. } | TextError::PadTooShort { .. }) => {
+            Ok(Found::Func(Func::find(func)?))
+        }
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// What a `jal` reaches, less the length of a stub.
+const JAL_REACH_BYTES: u64 = (1 << 20) - 4096;
+/// Where the copy begins in a stub: behind the slot's words, on a boundary of literals.
+const COPY_OFF: u64 = 32;
+/// How much of a function is looked at: what lies behind is neither moved nor asked.
+const LOOK_BYTES: usize = 256;
+
+/// Makes stubs of functions that have no pad.
+#[derive(Debug)]
+pub(crate) struct Mover<'a> {
+    pub(crate) packs: &'a PackAlloc,
+    pub(crate) features: Features,
+}
+
+impl Mover<'_> {
+    /// The stub of `func` with the shortest jump that can be had.
+    pub(crate) fn stub(&self, func: &Func, traps: Traps) -> Result<Stub, TrampError> {
+        let at = func.entry;
+        let len = func.len_bytes.ok_or(TrampError::UnknownExtent { func: at })?;
+        let bytes = text::original_text(RxRange::new(at, len.min(LOOK_BYTES)))?;
+        let jumps = jumps_of(func)?;
+        let body = Body {
+            entry: at.get(),
+            bytes: &bytes,
+            len_bytes: len,
+            jumps: &jumps,
+        };
+        if let Ok(plan) = prologue::plan(&body, Reach::Near) {
+            match self.lay(at, DetourKind::Near, &plan, JAL_REACH_BYTES) {
+                Err(TrampError::Pack(
+                    PackError::OutOfReach { .. } | PackError::LimitReached { .. },
+                )) => {}
+                done => return done,
+            }
+        }
+        let cannot = |source| TrampError::CannotMove { func: at, source };
+        let refusal = match prologue::plan(&body, Reach::Far) {
+            Ok(plan) => {
+                let kind = DetourKind::Far {
+                    scratch: plan.scratch(),
+                };
+                return self.lay(at, kind, &plan, REACH_BYTES);
+            }
+            Err(refusal) => refusal,
+        };
+        match traps {
+            Traps::Refused => Err(cannot(refusal)),
+            Traps::Allowed => {
+                let plan = prologue::plan_trap(&body).map_err(cannot)?;
+                self.lay(at, DetourKind::Trap, &plan, REACH_BYTES)
+            }
+        }
+    }
+
+    /// Reserves room within `reach_bytes`, and makes the slot and the copy.
+    fn lay(
+        &self,
+        func: RxAddr,
+        kind: DetourKind,
+        plan: &Prologue,
+        reach_bytes: u64,
+    ) -> Result<Stub, TrampError> {
+        let near = Near::Within {
+            of: func,
+            reach_bytes,
+        };
+        // The way back is longest from far away.
+        let far = func.get().wrapping_add(REACH_BYTES / 2) & !63;
+        let longest = self.copy(func, plan, far)?.bytes.len();
+        let mut buf = self.packs.alloc(COPY_OFF as usize + longest, 64, near)?;
+        let at = buf.rx().start;
+        let out_of_reach = || TrampError::OutOfReach { func };
+        let copy = at.checked_add(COPY_OFF).ok_or_else(out_of_reach)?;
+        let (slot, words) = slot::new_slot(at, copy).ok_or_else(out_of_reach)?;
+        let code = self.copy(func, plan, copy.get())?;
+        buf.rw()[..COPY_OFF as usize].copy_from_slice(&slot[..COPY_OFF as usize]);
+        buf.rw()[COPY_OFF as usize..][..code.bytes.len()].copy_from_slice(&code.bytes);
+        let detour = Detour {
+            at: func,
+            to: at,
+            kind,
+            covered_bytes: plan.covered_bytes(),
+            moved: code.moved,
+        };
+        let entry = Entry::Moved(Moved {
+            detour,
+            copy,
+            waits: false,
+        });
+        Ok(Stub { buf, words, entry })
+    }
+
+    fn copy(&self, func: RxAddr, plan: &Prologue, base: u64) -> Result<Copy, TrampError> {
+        let mut asm = Asm::new(self.features);
+        let moved = plan
+            .emit(&mut asm)
+            .map_err(|source| TrampError::CannotMove { func, source })?;
+        let code = asm
+            .finish(base)
+            .map_err(|source| TrampError::Layout { func, source })?;
+        let at = |(off, label)| (off, RxAddr::new(code.address(label)));
+        Ok(Copy {
+            moved: moved.into_iter().map(at).collect(),
+            bytes: code.bytes,
+        })
+    }
+}
+
+/// Moved instructions for one address.
+struct Copy {
+    bytes: Vec<u8>,
+    /// Where each of them went, by its offset in the function.
+    moved: Vec<(u8, RxAddr)>,
+}
