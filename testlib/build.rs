@@ -55,6 +55,10 @@ fn compile_functions() {
         .flag(PAD)
         .files(["c/functions.c", "c/sites.c", "c/pads.S", "c/gate.S"]);
     build.compile("testlib_functions");
+    // As distributions compile.
+    let mut plain = compiler();
+    plain.opt_level(2).flag("-fomit-frame-pointer");
+    plain.file("c/plain.c").compile("testlib_plain");
 }
 
 fn compile_generated(seed: u64, count: usize) {

@@ -1,4 +1,5 @@
-//! The hand-written functions of `c/functions.c`, `c/sites.c`, `c/pads.S` and `c/gate.S`.
+//! The hand-written functions of `c/functions.c`, `c/sites.c`, `c/plain.c`, `c/pads.S` and
+//! `c/gate.S`.
 //!
 //! All have a pad of five 2-byte nops unless they say otherwise.
 #![expect(unsafe_code, reason = "declares C functions")]
@@ -107,6 +108,9 @@ unsafe extern "C" {
     /// `x + i` for `tl_sites[i]`.
     pub safe static tl_sites: [extern "C" fn(c_long) -> c_long; 128];
 
+    /// Functions without pads; [`plain`] says what they return.
+    pub safe static tl_plain: [extern "C" fn(c_long) -> c_long; 1000];
+
     /// `a + b`. The pad begins at 0 mod 4.
     pub safe fn tl_pad_at_0_mod_4(a: c_long, b: c_long) -> c_long;
     /// `a + b`. The pad begins at 2 mod 4.
@@ -130,4 +134,36 @@ unsafe extern "C" {
 
     /// Overwrites every integer and floating-point register that a call may change. No pad.
     pub safe fn tl_clobber();
+}
+
+/// What `tl_plain[n]` returns of `x`.
+#[must_use]
+pub fn plain(n: usize, x: c_long) -> c_long {
+    const TABLE: [u64; 10] = [1, 2, 3, 5, 8, 13, 21, 34, 55, 89];
+    let (arg, n, x) = (x, n as u64, x as u64);
+    let result = match n % 8 {
+        0 => (x ^ n).wrapping_mul(3).wrapping_add(n) ^ (x >> 2),
+        1 => (0..x & 7).fold(n, |sum, i| sum.wrapping_mul(5).wrapping_add(i)),
+        2 => (x.wrapping_add(n) / 2).wrapping_add(n),
+        3 => {
+            let i = x.wrapping_add(n);
+            let entry = TABLE.get((i & 63) as usize).copied().unwrap_or(0);
+            entry.wrapping_add(i)
+        }
+        4 => x.wrapping_add(n).wrapping_mul(2),
+        5 => match x & 7 {
+            0 => x.wrapping_add(n),
+            1 => x.wrapping_sub(n),
+            2 => x ^ n,
+            3 => x | n,
+            4 => x & n,
+            5 => (x / 2).wrapping_add(n),
+            6 => x.wrapping_mul(2).wrapping_add(n),
+            _ => n,
+        },
+        6 if arg < 0 => n.wrapping_neg(),
+        6 => x.wrapping_add(n),
+        _ => (arg as f64 * 2.0 + n as f64) as c_long as u64,
+    };
+    result as c_long
 }
