@@ -12,7 +12,8 @@
 //! | `guard`, `table`, `slow` | the word per thread that tells recursion, nesting and grace periods |
 //! | `shadow` | frames of images whose function must see the caller's stack pointer |
 //! | `slot` | one word that leads a site to its image |
-//! | `entry`, [`prologue`] | pads, and functions whose first instructions are moved |
+//! | `entry` | pads, and functions whose first instructions are moved |
+//! | [`prologue`] | moves the first instructions of a function that has no pad |
 //! | `life` | when an image can be freed |
 //! | `domain`, `change`, `owner`, `pin` | [`Trampolines`]: attach and detach as transactions |
 //!
