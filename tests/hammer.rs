@@ -144,14 +144,8 @@ fn cancel_a_sleeper(n: usize) {
     }
     let mut id = 0;
     // SAFETY: 1. `sleeper` may run on any thread; `id` is writable.
-    let made = unsafe {
-        libc::pthread_create(
-            &raw mut id,
-            std::ptr::null(),
-            sleeper,
-            n as *mut c_void,
-        )
-    };
+    let made =
+        unsafe { libc::pthread_create(&raw mut id, std::ptr::null(), sleeper, n as *mut c_void) };
     assert_eq!(made, 0);
     thread::sleep(Duration::from_millis(1));
     // SAFETY: 1. a thread that has not been joined.

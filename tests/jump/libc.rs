@@ -48,7 +48,9 @@ fn work() -> u64 {
         let b = unsafe { b.cast::<u32>().read() };
         a.cmp(&b) as i32
     }
-    let mut numbers: Vec<u32> = (0..300_u32).map(|i| i.wrapping_mul(2_654_435_761)).collect();
+    let mut numbers: Vec<u32> = (0..300_u32)
+        .map(|i| i.wrapping_mul(2_654_435_761))
+        .collect();
     let base = numbers.as_mut_ptr().cast();
     // SAFETY: 1. 300 elements of 4 bytes, compared as such.
     unsafe { libc::qsort(base, numbers.len(), 4, Some(by_value)) };
@@ -73,7 +75,8 @@ fn work() -> u64 {
     assert_eq!(unsafe { libc::pthread_mutex_lock(at) }, 0);
     // SAFETY: as above.
     assert_eq!(unsafe { libc::pthread_mutex_unlock(at) }, 0);
-    copy.iter().fold(0, |sum, b| sum * 31 % 1_000_003 + u64::from(*b))
+    copy.iter()
+        .fold(0, |sum, b| sum * 31 % 1_000_003 + u64::from(*b))
 }
 
 #[test]

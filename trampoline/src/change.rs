@@ -22,7 +22,7 @@ use std::sync::Arc;
 use pack_alloc::{Near, PackAlloc, PackBuf, PackCode};
 use rv64::Features;
 use symbols::{CodeInfo, Published, Symbol, Tools};
-use text::{Detour, DetourState, PadWords, RxAddr, RxRange, Switch, WordPatch};
+use text::{Detour, PadWords, RxAddr, RxRange, Switch, WordPatch};
 
 use crate::domain::{LinkId, State};
 use crate::entry::{self, Entry, Found, Mover, Stub, Traps};
@@ -514,9 +514,7 @@ impl Change {
                         links: Vec::new(),
                         ..wanted
                     };
-                    state
-                        .sites
-                        .insert(func, Site::new(entry, slot, idle, None));
+                    state.sites.insert(func, Site::new(entry, slot, idle, None));
                 }
                 Some(slot) if self.armed == Armed::Pads => {
                     // It was led to and no more is: somebody may be on the way.
@@ -561,9 +559,7 @@ impl SiteChange {
         match (&self.goal.entry, &self.slot, site) {
             (Entry::Pad(_), _, site) => Some((&site?.slot, image?)),
             (Entry::Moved(moved), Some(slot), _) => Some((slot, image.unwrap_or(moved.copy))),
-            (Entry::Moved(moved), None, site) => {
-                Some((&site?.slot, image.unwrap_or(moved.copy)))
-            }
+            (Entry::Moved(moved), None, site) => Some((&site?.slot, image.unwrap_or(moved.copy))),
         }
     }
 }

@@ -19,16 +19,21 @@
 //! moved), `text` (writes the jump while threads run there), `slot`, `change`. Source: the
 //! kernel's `kernel/kprobes.c` (optimised probes) for the idea.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use pack_alloc::{Near, PackAlloc, PackBuf, PackError};
-use rv64::{Asm, Features, Reg};
-use text::{Detour, DetourKind, DetourState, Func, Pad, PadWords, RxAddr, RxRange, TextError};
+use parking_lot::lock_api::RawMutex as _;
+use rv64::{Asm, Features};
+use text::{
+    Detour, DetourKind, DetourState, ForkMutex, Func, Pad, PadWords, RawForkMutex, RxAddr, RxRange,
+    TextError,
+};
 
 use crate::change::REACH_BYTES;
 use crate::error::TrampError;
 use crate::prologue::{self, Body, Jumps, Prologue, Reach};
-use crate::slot::{self, SLOT_BYTES, SlotWords};
+use crate::slot::{self, SlotWords};
 
 /// How calls are led away from a hooked function.
 #[derive(Copy, Clone, Debug, Eq, PartialEq, Hash)]
@@ -159,8 +164,6 @@ pub(crate) fn find(func: RxAddr) -> Result<Found, TrampError> {
 const JAL_REACH_BYTES: u64 = (1 << 20) - 4096;
 /// Where the copy begins in a stub: behind the slot's words, on a boundary of literals.
 const COPY_OFF: u64 = 32;
-/// How much of a function is looked at: what lies behind is neither moved nor asked.
-const LOOK_BYTES: usize = 256;
 
 /// Makes stubs of functions that have no pad.
 #[derive(Debug)]
@@ -173,13 +176,14 @@ impl Mover<'_> {
     /// The stub of `func` with the shortest jump that can be had.
     pub(crate) fn stub(&self, func: &Func, traps: Traps) -> Result<Stub, TrampError> {
         let at = func.entry;
-        let len = func.len_bytes.ok_or(TrampError::UnknownExtent { func: at })?;
-        let bytes = text::original_text(RxRange::new(at, len.min(LOOK_BYTES)))?;
+        let len = func
+            .len_bytes
+            .ok_or(TrampError::UnknownExtent { func: at })?;
+        let bytes = text::original_text(RxRange::new(at, len))?;
         let jumps = jumps_of(func)?;
         let body = Body {
             entry: at.get(),
             bytes: &bytes,
-            len_bytes: len,
             jumps: &jumps,
         };
         if let Ok(plan) = prologue::plan(&body, Reach::Near) {
@@ -194,7 +198,7 @@ impl Mover<'_> {
         let refusal = match prologue::plan(&body, Reach::Far) {
             Ok(plan) => {
                 let kind = DetourKind::Far {
-                    scratch: plan.scratch(),
+                    scratch: plan.scratch() as u8,
                 };
                 return self.lay(at, kind, &plan, REACH_BYTES);
             }
@@ -249,9 +253,7 @@ impl Mover<'_> {
 
     fn copy(&self, func: RxAddr, plan: &Prologue, base: u64) -> Result<Copy, TrampError> {
         let mut asm = Asm::new(self.features);
-        let moved = plan
-            .emit(&mut asm)
-            .map_err(|source| TrampError::CannotMove { func, source })?;
+        let moved = plan.emit(&mut asm);
         let code = asm
             .finish(base)
             .map_err(|source| TrampError::Layout { func, source })?;
@@ -268,4 +270,55 @@ struct Copy {
     bytes: Vec<u8>,
     /// Where each of them went, by its offset in the function.
     moved: Vec<(u8, RxAddr)>,
+}
+
+/// The jumps of the object that `func` is part of. Those of the last few objects are kept.
+fn jumps_of(func: &Func) -> Result<Arc<Jumps>, TrampError> {
+    /// An object that is loaded anew has another name, though it may read the same. Used under the
+    /// change lock alone.
+    type Known = Vec<(Arc<Path>, Arc<Jumps>)>;
+    static KNOWN: ForkMutex<Known> = ForkMutex::const_new(RawForkMutex::INIT, Vec::new());
+    const MOST: usize = 4;
+
+    let Some(object) = &func.object else {
+        return Err(TrampError::UnknownExtent { func: func.entry });
+    };
+    let known = |k: &Known| {
+        k.iter()
+            .find(|(o, _)| Arc::ptr_eq(o, object))
+            .map(|k| k.1.clone())
+    };
+    if let Some(jumps) = known(&KNOWN.lock()) {
+        return Ok(jumps);
+    }
+    let jumps = Arc::new(scan(&Func::all_in(func.entry)?)?);
+    let mut known = KNOWN.lock();
+    let surplus = (known.len() + 1).saturating_sub(MOST);
+    known.drain(..surplus);
+    known.push((object.clone(), jumps.clone()));
+    Ok(jumps)
+}
+
+/// Functions that lie further apart are read one by one.
+const GAP_BYTES: u64 = 4096;
+
+/// The jumps of `funcs`, which are in order.
+fn scan(funcs: &[Func]) -> Result<Jumps, TrampError> {
+    let end = |func: &Func| func.entry.get() + func.len_bytes.unwrap_or(0) as u64;
+    let runs = funcs.chunk_by(|a, b| b.entry.get().saturating_sub(end(a)) < GAP_BYTES);
+    let mut texts = Vec::new();
+    for run in runs {
+        let start = run[0].entry;
+        let len = run.iter().map(end).max().unwrap_or(0) - start.get();
+        let text = text::original_text(RxRange::new(start, len as usize))?;
+        texts.push((run, text));
+    }
+    let parts = texts.iter().flat_map(|(run, text)| {
+        run.iter().filter_map(|func| {
+            let from = (func.entry.get() - run[0].entry.get()) as usize;
+            let bytes = text.get(from..from + func.len_bytes?)?;
+            Some((func.entry.get(), bytes))
+        })
+    });
+    Ok(Jumps::scan(parts))
 }
