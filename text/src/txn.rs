@@ -78,7 +78,6 @@ enum Home {
 
 /// A store that has been found good, and how to take it back.
 struct Store {
-    at: RxAddr,
     view: usize,
     off_bytes: usize,
     old: u32,
@@ -107,15 +106,15 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
     };
     check_old(patches)?;
     adopt_pages(state, patches, &homes)?;
-    let (views, mut stores) = open_views(state, patches, &homes)?;
+    let (views, stores) = open_views(state, patches, &homes)?;
     let in_stages = mode == SyncMode::Staged && stores.iter().any(Store::could_tear);
     // Until the words are whole again, whichever way.
     let _signals = in_stages.then(sys::BlockedSignals::new);
-    let synced = bring(state, mode, &views, &stores, Way::Forth);
+    let bring = |way| bring(state, mode, (&views, &stores, &sites), way);
+    let synced = bring(Way::Forth);
     if synced.is_err() {
-        stores.reverse();
         // Best effort: a hart may have fetched a new word, and no fence is to be had.
-        let _ = bring(state, mode, &views, &stores, Way::Back);
+        let _ = bring(Way::Back);
     }
     synced
 }
@@ -129,12 +128,12 @@ enum Way {
     Back,
 }
 
-/// Stores all words and makes every hart fetch them.
+/// Stores all words and makes every hart fetch them. Signals may be blocked, and `malloc` may be
+/// what is changed: nothing is allocated in between.
 fn bring(
     state: &State,
     mode: SyncMode,
-    views: &[RwView],
-    stores: &[Store],
+    (views, stores, sites): (&[RwView], &[Store], &[RxAddr]),
     way: Way,
 ) -> Result<(), TextError> {
     let put = |word: &dyn Fn(&Store) -> u32| {
@@ -146,21 +145,20 @@ fn bring(
         Way::Forth => s.new,
         Way::Back => s.old,
     };
-    let sites: Vec<RxAddr> = stores.iter().map(|s| s.at).collect();
     if mode == SyncMode::Staged && stores.iter().any(Store::could_tear) {
         let closed = |s: &Store, word| match s.could_tear() {
             true => insn::wait(word),
             false => word,
         };
         put(&|s| closed(s, views[s.view].load_u32(s.off_bytes)));
-        let flushed = flush_icache(span_of(&sites), FlushScope::Process);
+        let flushed = flush_icache(span_of(sites), FlushScope::Process);
         if way == Way::Forth {
             flushed?;
         }
         put(&|s| closed(s, goal(s)));
     }
     put(&goal);
-    sync(state, mode, &sites, || put(&goal))
+    sync(state, mode, sites, || put(&goal))
 }
 
 /// From the first of these words to the last.
@@ -293,7 +291,6 @@ fn open_views(
             }
         };
         stores.push(Store {
-            at: p.at,
             view,
             off_bytes,
             old: p.old,
