@@ -310,10 +310,7 @@ impl<'a> Region<'a> {
 
     /// Follows a path to its end, or to a branch, where it becomes two.
     fn follow(&mut self, mut path: Path, todo: &mut Vec<Path>) -> Result<(), Difference> {
-        loop {
-            let Value::Const(pc) = path.exit.base else {
-                break;
-            };
+        while let Value::Const(pc) = path.exit.base {
             if !self.range().contains(&pc) {
                 break;
             }
