@@ -169,6 +169,9 @@ mod tests {
             insn::addi(A0, A0, imm!(1)),    // 24
             insn::jalr(Ra, Ra, imm!(2)),    // 26
             insn::jalr(Ra, Ra, imm!(2)),    // 30: goes where it was returned to
+            insn::auipc(T1, imm!(1)),       // 34
+            insn::ld(T1, T1, imm!(0)),      // 38
+            insn::jalr(Zero, T1, imm!(0)),  // 42: goes to what has been loaded
         ]);
         // What is no instruction is skipped by halves.
         bytes.extend([0, 0, 0xff, 0xff]);

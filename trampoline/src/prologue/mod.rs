@@ -26,6 +26,15 @@
 //! A jump from one covered instruction forward to another is no jump from elsewhere: it becomes
 //! one in the copy.
 //!
+//! # What no bytes tell
+//! - *Other entries.* A symbol inside the covered bytes, for callers outside the object, is not
+//!   seen: whoever makes a [`Body`] ends it before the next symbol.
+//! - *Callers that know more than psABI.* Compiled together with the function, a caller may rely
+//!   on temporaries that the function leaves alone (GCC's `-fipa-ra`; only functions that cannot
+//!   be preempted). Ours are the jump's and the copy's [`Prologue::scratch`], and what the code
+//!   between them overwrites. A [`Reach::Near`] jump to a copy in reach of a `j` uses none.
+//! - *A function that reads its own code as data* finds the jump.
+//!
 //! # The scratch register
 //! A temporary that no covered instruction writes holds, at each of them and wherever they go,
 //! what it held at the entry: nothing that anybody may look at. So one register serves the copy as
@@ -66,7 +75,7 @@ const SCRATCH: [Reg; 5] = [T1, T3, T4, T5, T6];
 pub struct Body<'a> {
     /// The address of its first instruction.
     pub entry: u64,
-    /// All its bytes, and none behind its end.
+    /// All its bytes, and none behind its end or the next symbol.
     pub bytes: &'a [u8],
     /// The jumps of the object that it belongs to, itself included.
     pub jumps: &'a Jumps,
