@@ -167,7 +167,8 @@ struct Cie {
 /// The rules that are looked at (`DW_CFA_…`).
 mod cfa {
     pub(super) const NOP: u8 = 0x00;
-    pub(super) const SET_LOC: u8 = 0x01;
+    pub(super) const ADVANCE_LOC1: u8 = 0x02;
+    pub(super) const ADVANCE_LOC2: u8 = 0x03;
     pub(super) const ADVANCE_LOC4: u8 = 0x04;
     pub(super) const UNDEFINED: u8 = 0x07;
     pub(super) const SAME_VALUE: u8 = 0x08;
@@ -324,7 +325,12 @@ fn start_of(mut rules: Cursor<'_>, cie: Option<(u64, u64)>) -> Start {
                 cfa::DEF_CFA if Some((rules.uleb()?, rules.uleb()?)) == cie => {}
                 cfa::DEF_CFA_REGISTER if Some(rules.uleb()?) == cie.map(|(reg, _)| reg) => {}
                 cfa::DEF_CFA_OFFSET if Some(rules.uleb()?) == cie.map(|(_, off)| off) => {}
-                cfa::SET_LOC..=cfa::ADVANCE_LOC4 => return Some(false),
+                // Distances that linkers compute are there even if they are 0.
+                cfa::ADVANCE_LOC1 if rules.u8()? == 0 => {}
+                cfa::ADVANCE_LOC2 if rules.u16()? == 0 => {}
+                cfa::ADVANCE_LOC4 if rules.u32()? == 0 => {}
+                cfa::ADVANCE_LOC => {}
+                cfa::ADVANCE_LOC1..=cfa::ADVANCE_LOC4 => return Some(false),
                 op if op & cfa::HIGH == cfa::ADVANCE_LOC => return Some(false),
                 _ => return Some(true),
             }

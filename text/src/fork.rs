@@ -74,27 +74,31 @@ impl ForkState {
         }
     }
 
-    /// Registers the handlers at the first change; refuses changes in a child that shares its
-    /// code with its parent.
+    /// Registers the handlers, before the first change or the first question to the dynamic
+    /// linker.
+    pub(crate) fn watch(&mut self) -> Result<(), TextError> {
+        if self.wiped.is_none() {
+            let wiped = wiped_page()?;
+            register()?;
+            wiped.store(ALIVE, Ordering::Relaxed);
+            self.wiped = Some(wiped);
+        }
+        Ok(())
+    }
+
+    /// Refuses changes in a child that shares its code with its parent.
     pub(crate) fn check(&mut self) -> Result<(), TextError> {
         if let Some(reason) = self.shared {
             return Err(TextError::SharedWithParent { reason });
         }
-        match self.wiped {
-            Some(wiped) if wiped.load(Ordering::Relaxed) == ALIVE => Ok(()),
-            Some(_) => {
-                let reason = "the fork did not run its handlers (_Fork or a bare clone)";
-                self.shared = Some(reason);
-                Err(TextError::SharedWithParent { reason })
-            }
-            None => {
-                let wiped = wiped_page()?;
-                register()?;
-                wiped.store(ALIVE, Ordering::Relaxed);
-                self.wiped = Some(wiped);
-                Ok(())
-            }
+        self.watch()?;
+        let is_alive = |wiped: &AtomicU64| wiped.load(Ordering::Relaxed) == ALIVE;
+        if self.wiped.is_some_and(is_alive) {
+            return Ok(());
         }
+        let reason = "the fork did not run its handlers (_Fork or a bare clone)";
+        self.shared = Some(reason);
+        Err(TextError::SharedWithParent { reason })
     }
 }
 

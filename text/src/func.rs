@@ -19,6 +19,7 @@ use crate::loaded::{Loaded, Scope, look_up};
 use crate::names::c_string;
 use crate::proc_maps::ProcMaps;
 use crate::span::Span;
+use crate::state;
 use crate::stub::{self, STUB_BYTES};
 
 pub use crate::names::find_symbol;
@@ -73,6 +74,7 @@ impl Func {
     /// [`TextError::NotAFunction`] inside of one, [`TextError::FunctionPart`],
     /// [`TextError::DataInText`]; [`TextError::UnresolvedStub`]; [`TextError::VariantCc`].
     pub fn find(addr: RxAddr) -> Result<Self, TextError> {
+        state::watch_forks()?;
         let maps = ProcMaps::read()?;
         let mut at = addr;
         for _ in 0..MAX_STUBS {
@@ -98,6 +100,7 @@ impl Func {
     /// # Errors
     /// [`TextError::Unmapped`] when no object holds `addr`.
     pub fn all_in(addr: RxAddr) -> Result<Vec<Self>, TextError> {
+        state::watch_forks()?;
         let loaded = Loaded::find(addr).ok_or(TextError::Unmapped { addr })?;
         let catalog = Catalog::of(&loaded, &ProcMaps::read()?);
         let entries = catalog.entries.iter();

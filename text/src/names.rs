@@ -19,6 +19,7 @@ use crate::error::TextError;
 use crate::func::is_code;
 use crate::loaded::{Loaded, Scope, look_up};
 use crate::proc_maps::ProcMaps;
+use crate::state;
 
 /// The function `name` of the loaded object that is called `object`: by its file's name
 /// (`libz.so.1`), the beginning of it (`libz`), or the end of its path (`lib/libz.so.1`). Without
@@ -31,6 +32,7 @@ use crate::proc_maps::ProcMaps;
 /// [`TextError::ObjectNotLoaded`], [`TextError::UnknownSymbol`], [`TextError::SymbolIsData`],
 /// [`TextError::SymbolUndefined`], [`TextError::AmbiguousSymbol`], [`TextError::UnknownChoice`].
 pub fn find_symbol(object: Option<&str>, name: &str) -> Result<RxAddr, TextError> {
+    state::watch_forks()?;
     let maps = ProcMaps::read()?;
     let objects: Vec<(Loaded, Arc<Catalog>)> = Loaded::all()
         .into_iter()

@@ -68,6 +68,7 @@ impl Pad {
             });
         }
         check_executable(func)?;
+        state::watch_forks()?;
         let maps = ProcMaps::read()?;
         match object::find(func)? {
             Some((object, segment)) => Self::find_in(&object, segment, func, &maps),
@@ -84,6 +85,7 @@ impl Pad {
     /// # Errors
     /// [`TextError::Unmapped`] when no object holds `addr`; [`TextError::ObjectFile`].
     pub fn all_in(addr: RxAddr) -> Result<Vec<Result<Self, TextError>>, TextError> {
+        state::watch_forks()?;
         let Some((object, _)) = object::find(addr)? else {
             return Err(TextError::Unmapped { addr });
         };

@@ -65,6 +65,12 @@ pub(crate) fn lock_for_change() -> Result<ForkMutexGuard<'static, State>, TextEr
     Ok(state)
 }
 
+/// Sees to it that a fork takes the locks of this crate: to be called before the dynamic linker is
+/// asked, whose lock glibc leaves as it is in the child.
+pub(crate) fn watch_forks() -> Result<(), TextError> {
+    STATE.lock().fork.watch()
+}
+
 impl State {
     /// The map that holds `addr`.
     pub(crate) fn map_of(&self, addr: RxAddr) -> Option<&MapEntry> {

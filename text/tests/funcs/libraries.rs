@@ -116,13 +116,14 @@ fn what_takes_the_place_of_a_library_is_read_anew() {
 
 #[test]
 fn a_child_can_ask_whatever_other_threads_were_asking() {
-    let malloc = linked(c"malloc");
+    let (malloc, memcpy) = (linked(c"malloc"), linked(c"memcpy"));
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
                     Func::find(malloc).unwrap();
+                    find_symbol(Some("libc.so.6"), "memcpy").unwrap();
                 }
             });
         }
@@ -130,7 +131,8 @@ fn a_child_can_ask_whatever_other_threads_were_asking() {
             // SAFETY: the child only asks, and ends without running anything of the parent's.
             let pid = unsafe { libc::fork() };
             if pid == 0 {
-                let is_found = Func::find(malloc).is_ok_and(|f| f.entry == malloc);
+                let is_found = Func::find(malloc).is_ok_and(|f| f.entry == malloc)
+                    && find_symbol(Some("libc.so.6"), "memcpy") == Ok(memcpy);
                 // SAFETY: ends this child.
                 unsafe { libc::_exit(i32::from(!is_found)) };
             }
