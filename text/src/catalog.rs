@@ -115,16 +115,20 @@ pub(crate) struct Catalog {
 
 impl Catalog {
     /// The catalog of an object, read when it is asked for first.
-    pub(crate) fn of(loaded: &Loaded, maps: &ProcMaps) -> Arc<Self> {
+    ///
+    /// # Errors
+    /// [`TextError::Map`] when the mappings of this process cannot be read.
+    pub(crate) fn of(loaded: &Loaded) -> Result<Arc<Self>, TextError> {
         let is_it = |c: &&Arc<Self>| c.loaded == *loaded;
         if let Some(known) = cache::lock().catalogs.iter().find(is_it) {
-            return Arc::clone(known);
+            return Ok(Arc::clone(known));
         }
-        let catalog = Arc::new(Self::read(loaded, maps));
+        // Mappings that were read earlier may lack those of the object.
+        let catalog = Arc::new(Self::read(loaded, &ProcMaps::read()?));
         let catalogs = &mut cache::lock().catalogs;
         catalogs.retain(|c| c.loaded.base != loaded.base);
         catalogs.push(Arc::clone(&catalog));
-        catalog
+        Ok(catalog)
     }
 
     fn read(loaded: &Loaded, maps: &ProcMaps) -> Self {

@@ -75,14 +75,15 @@ impl Func {
     /// [`TextError::DataInText`]; [`TextError::UnresolvedStub`]; [`TextError::VariantCc`].
     pub fn find(addr: RxAddr) -> Result<Self, TextError> {
         state::watch_forks()?;
-        let maps = ProcMaps::read()?;
         let mut at = addr;
         for _ in 0..MAX_STUBS {
+            let loaded = Loaded::find(at);
+            let maps = ProcMaps::read()?;
             check_executable(at, &maps)?;
-            let Some(loaded) = Loaded::find(at) else {
+            let Some(loaded) = loaded else {
                 return Ok(Self::anonymous(at));
             };
-            let catalog = Catalog::of(&loaded, &maps);
+            let catalog = Catalog::of(&loaded)?;
             match target_of(at, &catalog, &loaded, &maps)? {
                 Some(target) => at = target,
                 None => return Self::at(at, &catalog),
@@ -102,7 +103,7 @@ impl Func {
     pub fn all_in(addr: RxAddr) -> Result<Vec<Self>, TextError> {
         state::watch_forks()?;
         let loaded = Loaded::find(addr).ok_or(TextError::Unmapped { addr })?;
-        let catalog = Catalog::of(&loaded, &ProcMaps::read()?);
+        let catalog = Catalog::of(&loaded)?;
         let entries = catalog.entries.iter();
         Ok(entries.map(|entry| Self::new(entry, &catalog)).collect())
     }

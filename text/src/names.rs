@@ -33,14 +33,14 @@ use crate::state;
 /// [`TextError::SymbolUndefined`], [`TextError::AmbiguousSymbol`], [`TextError::UnknownChoice`].
 pub fn find_symbol(object: Option<&str>, name: &str) -> Result<RxAddr, TextError> {
     state::watch_forks()?;
-    let maps = ProcMaps::read()?;
     let objects: Vec<(Loaded, Arc<Catalog>)> = Loaded::all()
         .into_iter()
         .map(|loaded| {
-            let catalog = Catalog::of(&loaded, &maps);
-            (loaded, catalog)
+            let catalog = Catalog::of(&loaded)?;
+            Ok((loaded, catalog))
         })
-        .collect();
+        .collect::<Result<_, TextError>>()?;
+    let maps = ProcMaps::read()?;
     let is_meant = |(_, catalog): &&(Loaded, Arc<Catalog>)| {
         object.is_none_or(|object| is_called(catalog, object))
     };

@@ -3,6 +3,7 @@
 use std::ffi::{CString, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rvbpf_text::{Func, RxAddr, TextError, find_symbol};
 
@@ -114,14 +115,24 @@ fn what_takes_the_place_of_a_library_is_read_anew() {
     again.close();
 }
 
+/// Sets a flag at the end of a scope, also when a test fails there.
+struct StopAtLast<'a>(&'a AtomicBool);
+
+impl Drop for StopAtLast<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_child_can_ask_whatever_other_threads_were_asking() {
     let (malloc, memcpy) = (linked(c"malloc"), linked(c"memcpy"));
-    let stop = std::sync::atomic::AtomicBool::new(false);
+    let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = StopAtLast(&stop);
         for _ in 0..2 {
             scope.spawn(|| {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !stop.load(Ordering::Relaxed) {
                     Func::find(malloc).unwrap();
                     find_symbol(Some("libc.so.6"), "memcpy").unwrap();
                 }
@@ -141,6 +152,5 @@ fn a_child_can_ask_whatever_other_threads_were_asking() {
             let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
             assert_eq!((waited, status), (pid, 0));
         }
-        stop.store(true, std::sync::atomic::Ordering::Relaxed);
     });
 }

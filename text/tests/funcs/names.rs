@@ -136,3 +136,24 @@ fn names_that_are_none_are_said() {
         "{missing}"
     );
 }
+
+#[test]
+fn a_name_of_several_functions_is_said() {
+    let here = RxAddr::new((linked as *const ()).expose_provenance() as u64);
+    let mut names: Vec<_> = Func::all_in(here)
+        .unwrap()
+        .into_iter()
+        .filter_map(|f| f.name)
+        .collect();
+    names.sort_unstable();
+    // What compilers emit into every unit that uses it.
+    let twice = names.windows(2).find(|pair| pair[0] == pair[1]);
+    let [name, _] = twice.expect("this program has some") else {
+        unreachable!()
+    };
+    let got = find_symbol(None, name);
+    assert!(
+        matches!(&got, Err(TextError::AmbiguousSymbol { symbol, .. }) if symbol == name),
+        "{got:?}"
+    );
+}
