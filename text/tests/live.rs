@@ -6,12 +6,16 @@
 )]
 
 mod live {
+    pub(crate) mod detour_fns;
+    pub(crate) mod detours;
     pub(crate) mod errors;
     pub(crate) mod fns;
     pub(crate) mod foreign;
     pub(crate) mod fork;
     pub(crate) mod pads;
+    pub(crate) mod park;
     pub(crate) mod threads;
+    pub(crate) mod traps;
 }
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -51,14 +51,14 @@ fn nothing_is_ever_writable_and_executable() {
 }
 
 /// A page of a file with these words, mapped as a library's text would be.
-struct Page {
-    at: RxAddr,
+pub(crate) struct Page {
+    pub(crate) at: RxAddr,
 }
 
 impl Page {
     const BYTES: usize = 4096;
 
-    fn map(at: Option<RxAddr>, words: [u32; 2]) -> Self {
+    pub(crate) fn map(at: Option<RxAddr>, words: [u32; 2]) -> Self {
         let path = format!("/tmp/rvbpf-page-{}-{}", std::process::id(), words[0]);
         let mut file = File::options()
             .read(true)

@@ -23,7 +23,12 @@ struct Seen {
 
 /// Runs `change` `rounds` times while three threads call `func` and check each result against
 /// `allowed`; `change` returns what calls must yield from now on.
-fn hammer(func: RxAddr, allowed: &[u64], rounds: u64, mut change: impl FnMut(u64) -> u64) -> u64 {
+pub(crate) fn hammer(
+    func: RxAddr,
+    allowed: &[u64],
+    rounds: u64,
+    mut change: impl FnMut(u64) -> u64,
+) -> u64 {
     let done = AtomicBool::new(false);
     let seen: [Seen; 3] = Default::default();
     let begin = Instant::now();
@@ -86,7 +91,7 @@ fn from_env(name: &str, default: u64) -> u64 {
     value.and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
-fn rounds(default: u64) -> u64 {
+pub(crate) fn rounds(default: u64) -> u64 {
     from_env("RVBPF_ROUNDS", default)
 }
 
