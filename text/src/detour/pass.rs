@@ -13,7 +13,7 @@ use crate::addr::RxRange;
 use crate::threads::{self, Patience, Stuck, StuckWhy, Watch};
 
 /// How long to look who it is that stays.
-const SECOND_LOOK: Duration = Duration::from_millis(30);
+const SECOND_LOOK: Duration = Duration::from_millis(100);
 
 /// Where somebody stayed.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -29,14 +29,13 @@ pub(super) struct Stays {
 pub(super) fn pass_by(passes: &[(usize, &Pass)], deadline: Duration) -> Vec<Stays> {
     let mut left = passes.to_vec();
     let mut stays = Vec::new();
-    let mut patience = Patience::until(deadline);
+    let patience = Patience::until(deadline);
     while !left.is_empty() {
         let watch = Inside::new(&left);
         let Err(stuck) = threads::pass_by_watch(&watch, patience) else {
             break;
         };
-        patience = Patience::until(SECOND_LOOK);
-        let where_it_is = where_stuck(&watch, stuck, patience);
+        let where_it_is = where_stuck(&watch, stuck, Patience::until(SECOND_LOOK));
         let Some((stuck, is_seen)) = where_it_is else {
             break;
         };

@@ -103,7 +103,7 @@ function!(
     d_loop,
     d_loop_copy,
     "",
-    ["c.nop", "77: lw a5, 0(a0)", "beqz a5, 77b"],
+    ["c.nop", "77: c.lw a5, 0(a0)", "c.beqz a5, 77b", "c.nop"],
     ["li a0, 7"]
 );
 
@@ -192,7 +192,7 @@ pub(crate) const LOOP: Site = Site {
     name: "loop",
     func: d_loop,
     copy: d_loop_copy,
-    insns: &[(2, 0), (4, 0), (2, 0)],
+    insns: &[(2, 0), (2, 0), (2, 0), (2, 0)],
     rest: 0,
 };
 

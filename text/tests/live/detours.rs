@@ -128,42 +128,42 @@ fn hammered(site: Site, kind: DetourKind, nr_rounds: u64) {
 
 #[test]
 fn under_load_near_over_2222_at_0() {
-    hammered(SITES[0], DetourKind::Near, 200);
+    hammered(SITES[0], DetourKind::Near, 40);
 }
 
 #[test]
 fn under_load_near_over_44_at_0_is_one_store() {
-    hammered(SITES[2], DetourKind::Near, 2000);
+    hammered(SITES[2], DetourKind::Near, 400);
 }
 
 #[test]
 fn under_load_near_over_44_at_2() {
-    hammered(SITES[3], DetourKind::Near, 200);
+    hammered(SITES[3], DetourKind::Near, 40);
 }
 
 #[test]
 fn under_load_near_over_242_at_2() {
-    hammered(SITES[5], DetourKind::Near, 200);
+    hammered(SITES[5], DetourKind::Near, 40);
 }
 
 #[test]
 fn under_load_far_over_2222_at_2() {
-    hammered(SITES[1], FAR, 200);
+    hammered(SITES[1], FAR, 40);
 }
 
 #[test]
 fn under_load_far_over_4222_at_2() {
-    hammered(SITES[6], FAR, 200);
+    hammered(SITES[6], FAR, 40);
 }
 
 #[test]
 fn under_load_far_over_44_at_0() {
-    hammered(SITES[2], FAR, 200);
+    hammered(SITES[2], FAR, 40);
 }
 
 #[test]
 fn under_load_a_trap() {
-    hammered(SITES[5], DetourKind::Trap, 200);
+    hammered(SITES[5], DetourKind::Trap, 40);
 }
 
 /// Emulators interrupt only between blocks: here a thread stands, in a signal frame, at each place
