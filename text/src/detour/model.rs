@@ -105,6 +105,42 @@ enum Act {
     PassBy(Vec<Pass>),
     /// The table forgets the sites.
     Forget,
+    /// The table knows them again.
+    Learn,
+}
+
+/// The acts of one change.
+fn acts_of(funcs: &[Func], from: Phase, to: Phase) -> Vec<Act> {
+    let scripts: Vec<Script> = funcs
+        .iter()
+        .map(|f| Script::new(&f.shape, from, to))
+        .collect();
+    let mut acts = Vec::new();
+    if from == Phase::Bare {
+        acts.push(Act::Learn);
+    }
+    for step in ORDER {
+        match step {
+            Step::Change(part) => {
+                let halves = scripts.iter().flat_map(|s| s.part(part));
+                let halves: Vec<Half> = halves.copied().collect();
+                if !halves.is_empty() {
+                    acts.extend([Act::Store(halves), Act::Flush]);
+                }
+            }
+            Step::PassBy => {
+                let passes = scripts.iter().filter_map(|s| s.pass.clone());
+                let passes: Vec<Pass> = passes.collect();
+                if !passes.is_empty() {
+                    acts.push(Act::PassBy(passes));
+                }
+            }
+        }
+    }
+    if to == Phase::Bare {
+        acts.push(Act::Forget);
+    }
+    acts
 }
 
 /// A change of functions that lie next to each other.
@@ -120,32 +156,7 @@ struct World {
 
 impl World {
     fn new(funcs: Vec<Func>, from: Phase, to: Phase) -> Self {
-        let scripts: Vec<Script> = funcs
-            .iter()
-            .map(|f| Script::new(&f.shape, from, to))
-            .collect();
-        let mut acts = Vec::new();
-        for step in ORDER {
-            match step {
-                Step::Change(part) => {
-                    let halves = scripts.iter().flat_map(|s| s.part(part));
-                    let halves: Vec<Half> = halves.copied().collect();
-                    if !halves.is_empty() {
-                        acts.extend([Act::Store(halves), Act::Flush]);
-                    }
-                }
-                Step::PassBy => {
-                    let passes = scripts.iter().filter_map(|s| s.pass.clone());
-                    let passes: Vec<Pass> = passes.collect();
-                    if !passes.is_empty() {
-                        acts.push(Act::PassBy(passes));
-                    }
-                }
-            }
-        }
-        if to == Phase::Bare {
-            acts.push(Act::Forget);
-        }
+        let acts = acts_of(&funcs, from, to);
         Self {
             funcs,
             acts,
@@ -180,7 +191,7 @@ impl World {
                 .collect(),
             act: 0,
             proved: BTreeSet::new(),
-            knows: true,
+            knows: self.from != Phase::Bare,
             gave_up: false,
             threads: vec![Thread::idle(NR_CALLS); self.nr_threads],
         }
@@ -361,6 +372,7 @@ impl World {
                 }
             }
             Act::Forget => next.knows = false,
+            Act::Learn => next.knows = true,
             Act::PassBy(passes) => return self.pass_by(state, passes),
         }
         next.act += 1;
@@ -638,6 +650,103 @@ fn every_interleaving_runs_old_or_new() {
     }
     println!("{nr_states} states");
     assert!(nr_states > 100_000, "{nr_states}");
+}
+
+/// One change after the other, with threads that are still inside from the ones before.
+#[test]
+fn changes_in_a_row_run_old_or_new() {
+    use Phase::{Bare, Closed, Jump, Trap};
+    let rows: [&[Phase]; 5] = [
+        // A site in which somebody stayed, brought to its kind later.
+        &[Bare, Trap, Jump],
+        &[Bare, Jump, Bare],
+        &[Jump, Bare, Jump],
+        &[Bare, Trap, Bare],
+        // The head was refused.
+        &[Bare, Closed, Bare],
+    ];
+    for (lens, at, kind) in LAYOUTS
+        .into_iter()
+        .filter(|(_, _, k)| *k != DetourKind::Trap)
+    {
+        let func = Func::new(BASE + at, lens, kind);
+        for row in rows {
+            let (first, last) = (row[0], row[row.len() - 1]);
+            let mut world = World::new(vec![func.clone()], first, last);
+            let pairs = row.windows(2);
+            world.acts = pairs
+                .flat_map(|w| acts_of(&world.funcs, w[0], w[1]))
+                .collect();
+            if let Err(e) = world.explore() {
+                panic!("{lens:?} at {at} mod 4, {kind:?}, {row:?}: {e}");
+            }
+        }
+    }
+}
+
+/// Flushes of a change are refused: what was stored is taken back, then there is one flush, then
+/// the way back.
+#[test]
+fn a_refused_flush_is_taken_back_soundly() {
+    let mut nr_worlds = 0;
+    for (name, world) in refused() {
+        nr_worlds += 1;
+        if let Err(e) = world.explore() {
+            panic!("{name}: {e}");
+        }
+    }
+    assert!(nr_worlds > 60, "{nr_worlds}");
+}
+
+#[test]
+fn taking_back_without_a_flush_goes_wrong() {
+    let mut nr_wrong = 0;
+    for (_, mut world) in refused() {
+        let is_marked = |i: &usize| {
+            let near = world.acts.get(*i..i + 3);
+            matches!(near, Some([Act::Store(_), Act::Store(_), Act::Flush]))
+        };
+        if let Some(i) = (0..world.acts.len()).find(is_marked) {
+            world.acts.remove(i + 2);
+            nr_wrong += usize::from(world.explore().is_err());
+        }
+    }
+    println!("{nr_wrong} go wrong");
+    assert!(nr_wrong > 0, "nobody noticed");
+}
+
+/// Each full change with each of its flushes refused.
+fn refused() -> Vec<(String, World)> {
+    let mut all = Vec::new();
+    for (name, world) in worlds() {
+        if !is_full(&world) {
+            continue;
+        }
+        let shape = world.funcs[0].shape.clone();
+        let script = Script::new(&shape, world.from, world.to);
+        let mut reached = world.from;
+        for part in [Part::Close, Part::Tail, Part::Head] {
+            let halves = script.part(part);
+            let stores = |act: &Act| matches!(act, Act::Store(h) if h == halves);
+            let Some(i) = world.acts.iter().position(stores) else {
+                continue;
+            };
+            let mut back = halves.to_vec();
+            for half in &mut back {
+                (half.old, half.new) = (half.new, half.old);
+            }
+            let mut refused = world.clone();
+            refused.acts.truncate(i + 1);
+            refused.acts.extend([Act::Store(back), Act::Flush]);
+            refused
+                .acts
+                .extend(acts_of(&world.funcs, reached, world.from));
+            refused.to = world.from;
+            all.push((format!("{name}, {part:?} refused"), refused));
+            reached = script.after(part);
+        }
+    }
+    all
 }
 
 /// Two detours that share a word, changed together.
