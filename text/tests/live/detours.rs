@@ -304,7 +304,7 @@ fn a_thread_between_the_halves_of_a_far_jump_is_waited_for() {
 fn whatever_flush_is_refused_all_is_as_before() {
     let _alone = alone();
     let far = FarAway::new();
-    for site in SITES {
+    for site in [SITES[1], SITES[2], SITES[6]] {
         for kind in KINDS {
             let what = format!("{} {kind:?}", site.name);
             let detour = [site.detour(kind, target_of(kind, &far))];
