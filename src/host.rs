@@ -47,7 +47,7 @@ use self::reloc::Plan;
 pub use self::reloc::{Reloc, RelocKind, RelocTarget};
 use crate::exclusive::Exclusive;
 use crate::runtime::Runtime;
-pub use symbols::{Cfa, LineEntry, Row, Symbol, Unwind};
+pub use symbols::{Cfa, LineEntry, Row, SavedFrom, Symbol, Unwind};
 
 /// Machine code and what is known of it. Offsets are in bytes from its start.
 #[derive(Clone, Debug, Default)]
@@ -123,8 +123,10 @@ fn has_sound_rows(unwind: &Unwind) -> bool {
     let inside = unwind.off..unwind.off + unwind.len;
     let in_order = unwind.rows.windows(2).all(|two| two[0].off < two[1].off);
     let sayable = |(reg, off): &(u8, i32)| *reg < 64 && off % 8 == 0 && *off < 0;
+    let known = |from: SavedFrom| !matches!(from, SavedFrom::Reg(REGS..));
     let sound = |row: &Row| {
-        inside.contains(&row.off) && row.cfa.reg < REGS && row.saved.iter().all(sayable)
+        let by_registers = row.cfa.reg < REGS && known(row.from);
+        inside.contains(&row.off) && by_registers && row.saved.iter().all(sayable)
     };
     !inside.is_empty() && in_order && unwind.rows.iter().all(sound)
 }
@@ -182,6 +184,7 @@ impl Runtime {
                 symbols: &symbols,
                 lines: &host.lines,
                 unwind: &host.unwind,
+                landings: &[],
             };
             let published = symbols::publish(&info, self.tools());
             Ok(Code {

@@ -1,4 +1,4 @@
-//! Compiles the C functions of this crate, hand-written and generated, for riscv64; on any other
+//! Compiles the C and C++ functions of this crate, hand-written and generated, for riscv64; on any other
 //! target there is nothing to build.
 //!
 //! `RVBPF_ABI_SEED` and `RVBPF_ABI_COUNT` choose other signatures and more of them.
@@ -24,6 +24,7 @@ const CHUNK_SIGS: usize = 80;
 
 fn main() {
     println!("cargo:rerun-if-changed=c");
+    println!("cargo:rerun-if-changed=cxx");
     println!("cargo:rerun-if-changed=build");
     println!("cargo:rerun-if-changed=src/sig.rs");
     let seed = number("RVBPF_ABI_SEED", 0x5eed_0001);
@@ -32,6 +33,7 @@ fn main() {
     println!("cargo:rustc-env=RVBPF_ABI_COUNT={count}");
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("riscv64") {
         compile_functions();
+        compile_throws();
         compile_generated(seed, count as usize);
     }
 }
@@ -59,6 +61,13 @@ fn compile_functions() {
     let mut plain = compiler();
     plain.opt_level(2).flag("-fomit-frame-pointer");
     plain.file("c/plain.c").compile("testlib_plain");
+}
+
+/// C++: the way of an exception is what is tested. Calls at the end of a function become jumps.
+fn compile_throws() {
+    let mut build = compiler();
+    build.cpp(true).opt_level(2).flag(PAD);
+    build.file("cxx/throws.cpp").compile("testlib_throws");
 }
 
 fn compile_generated(seed: u64, count: usize) {
@@ -94,5 +103,7 @@ fn compiler() -> cc::Build {
     build.include(Path::new("c")).opt_level(1).warnings(false);
     // Notes on GCC's own ABI changes say nothing here: both sides are compiled alike.
     build.flag("-Wno-psabi").flag("-fno-omit-frame-pointer");
+    // Panics and `pthread_cancel` pass through C too.
+    build.flag("-fexceptions");
     build
 }

@@ -9,8 +9,8 @@ use rv64::Reg::{A0, A1, Fp, Ra, Sp, T0, T1, Zero};
 use rv64::{Insn, addi, auipc, imm, jal, jalr, ld, lw, offset, ret, sd};
 use rvbpf::Runtime;
 use rvbpf::host::{
-    Cfa, HostCode, HostError, Hosted, Reloc, RelocFault, RelocKind, RelocTarget, Row, Symbol,
-    Unwind,
+    Cfa, HostCode, HostError, Hosted, Reloc, RelocFault, RelocKind, RelocTarget, Row, SavedFrom,
+    Symbol, Unwind,
 };
 
 fn words(insns: &[Insn]) -> Vec<u8> {
@@ -60,6 +60,7 @@ fn unwind_of_call() -> Unwind {
         off,
         cfa: Cfa { reg: 2, off: cfa },
         saved: saved.to_vec(),
+        from: SavedFrom::Cfa,
     };
     Unwind {
         off: 0,
@@ -218,12 +219,14 @@ fn what_is_hosted_is_freed_and_what_is_wrong_is_not_placed() {
     unordered.rows.swap(0, 1);
     let mut by_no_register = unwind_of_call();
     by_no_register.rows[0].cfa.reg = 40;
+    let mut from_no_register = unwind_of_call();
+    from_no_register.rows[1].from = SavedFrom::Reg(32);
     let of_nothing = Unwind {
         len: 0,
         rows: Vec::new(),
         ..unwind_of_call()
     };
-    for unwind in [unordered, by_no_register, of_nothing] {
+    for unwind in [unordered, by_no_register, from_no_register, of_nothing] {
         let host = HostCode::new(&code, &[]).unwind(vec![unwind]);
         let got = rt.host_code(host);
         assert!(matches!(got, Err(HostError::Unwind { off: 0 })), "{got:?}");

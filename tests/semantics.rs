@@ -11,6 +11,8 @@ mod common;
 
 #[path = "semantics/ends.rs"]
 mod ends;
+#[path = "semantics/jumps.rs"]
+mod jumps;
 #[path = "semantics/leave.rs"]
 mod leave;
 #[path = "semantics/order.rs"]

@@ -11,7 +11,7 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::{ExternalName, Function};
 use cranelift_codegen::isa::OwnedTargetIsa;
 use cranelift_codegen::settings::{self, Configurable};
-use rvbpf::host::{Cfa, HostCode, Reloc, RelocKind, RelocTarget, Row, Symbol, Unwind};
+use rvbpf::host::{Cfa, HostCode, Reloc, RelocKind, RelocTarget, Row, SavedFrom, Symbol, Unwind};
 
 /// What goes wrong in Cranelift, in its own words.
 pub type Error = Box<dyn std::error::Error>;
@@ -107,6 +107,7 @@ impl Compiled {
             off,
             cfa: Cfa { reg, off: 16 },
             saved,
+            from: SavedFrom::Cfa,
         };
         let rows = vec![
             row(4, SP, Vec::new()),

@@ -14,7 +14,7 @@
 //! others. Source: kernel `kernel/bpf/core.c` (`bpf_prog_calc_tag`, `bpf_get_prog_name`).
 
 use rv64::{IOp, Insn, LoadOp, Reg, StoreOp};
-use symbols::{Cfa, CodeInfo, LineEntry, Published, Row, Symbol, Tools, Unwind};
+use symbols::{Cfa, CodeInfo, LineEntry, Published, Row, SavedFrom, Symbol, Tools, Unwind};
 use text::RxRange;
 
 use super::dump::{Compiled, Stretch};
@@ -35,6 +35,7 @@ pub(super) fn publish(compiled: &Compiled, tools: Tools) -> Published {
             .filter(|func| has_frame(func))
             .map(|func| unwind(compiled, func))
             .collect::<Vec<_>>(),
+        landings: &[],
     };
     symbols::publish(&info, tools)
 }
@@ -185,6 +186,7 @@ impl Scan {
             off,
             cfa: Cfa::ENTRY,
             saved: Vec::new(),
+            from: SavedFrom::Cfa,
         };
         Self {
             now: entry.clone(),

@@ -220,6 +220,7 @@ mod tests {
             symbols: &symbols,
             lines: &lines,
             unwind: &[],
+            landings: &[],
         };
         let dir = std::env::temp_dir().join(format!("rvbpf-dump-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();

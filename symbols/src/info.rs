@@ -1,6 +1,6 @@
 //! What there is to know of a piece of code.
 //!
-//! Key types: [`CodeInfo`], [`Symbol`], [`LineEntry`], [`Unwind`]. Offsets are in bytes from the
+//! Key types: [`CodeInfo`], [`Symbol`], [`LineEntry`], [`Unwind`], [`Landing`]. Offsets are in bytes from the
 //! start of the code.
 
 use std::sync::Arc;
@@ -20,6 +20,8 @@ pub struct CodeInfo<'a> {
     pub lines: &'a [LineEntry],
     /// How to leave its frames, by offset.
     pub unwind: &'a [Unwind],
+    /// What exceptions must not pass by, by offset.
+    pub landings: &'a [Landing],
 }
 
 /// A function.
@@ -66,8 +68,32 @@ pub struct Row {
     /// The stack pointer that the caller had.
     pub cfa: Cfa,
     /// Registers of the caller that are in memory: DWARF number (`x0` to `x31`, then `f0` to
-    /// `f31`), and place in bytes from the caller's stack pointer. A multiple of 8, below 0.
+    /// `f31`), and place in bytes from `from`. A multiple of 8, below 0.
     pub saved: Vec<(u8, i32)>,
+    /// Where they are.
+    pub from: SavedFrom,
+}
+
+/// What the places of saved registers are counted from.
+#[derive(Copy, Clone, Debug, Default, Eq, PartialEq)]
+pub enum SavedFrom {
+    /// The caller's stack pointer.
+    #[default]
+    Cfa,
+    /// This register, for frames that are not on the stack: one that callees keep.
+    Reg(u8),
+}
+
+/// A call that an exception does not pass by unseen: the unwinder goes on to a place of the same
+/// function, with the exception in `a0` and everything else as it was at the call.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub struct Landing {
+    /// Where the calling instructions begin.
+    pub off: u32,
+    /// How many bytes they have.
+    pub len: u32,
+    /// Where to go on.
+    pub to: u32,
 }
 
 /// A stack pointer of the caller: a register and a distance. DWARF calls it the canonical frame

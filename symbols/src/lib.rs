@@ -12,7 +12,7 @@
 //!
 //! | module | holds |
 //! | --- | --- |
-//! | `info` | [`CodeInfo`]: symbols, lines, [`Unwind`] |
+//! | `info` | [`CodeInfo`]: symbols, lines, [`Unwind`], [`Landing`] |
 //! | `unwind` | `.eh_frame`, and who reads it |
 //! | `elf`, `line` | the object for gdb, with its line table |
 //! | `gdb` | the JIT interface |
@@ -35,7 +35,8 @@ mod map;
 mod unwind;
 
 pub use error::SymbolsError;
-pub use info::{Cfa, CodeInfo, LineEntry, Row, Symbol, Unwind};
+pub use info::{Cfa, CodeInfo, Landing, LineEntry, Row, SavedFrom, Symbol, Unwind};
+pub use unwind::resume_addr;
 
 bitflags::bitflags! {
     /// Who is told of code.

@@ -154,6 +154,7 @@ mod tests {
             symbols: &symbols,
             lines: &[],
             unwind: &[],
+            landings: &[],
         });
     }
 

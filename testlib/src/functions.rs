@@ -44,6 +44,14 @@ pub struct Big {
     pub v: [c_long; 6],
 }
 
+unsafe extern "C-unwind" {
+    /// `callback(arg) + 1`. What the callback throws passes through.
+    pub fn tl_call(
+        callback: extern "C-unwind" fn(*mut c_void) -> c_long,
+        arg: *mut c_void,
+    ) -> c_long;
+}
+
 unsafe extern "C" {
     /// `a + b`, wrapping is undefined.
     pub safe fn tl_add2(a: c_int, b: c_int) -> c_int;
@@ -83,11 +91,6 @@ unsafe extern "C" {
     /// Fibonacci by two recursive calls that go through the entry: `2 * fib(n + 1) - 1` calls for
     /// `n >= 1` with `fib(1) = fib(2) = 1`.
     pub safe fn tl_fib(n: u64) -> u64;
-    /// `callback(arg) + 1`.
-    pub fn tl_call(
-        callback: extern "C-unwind" fn(*mut c_void) -> c_long,
-        arg: *mut c_void,
-    ) -> c_long;
     /// Sets `errno`, returns the old one.
     pub safe fn tl_set_errno(value: c_int) -> c_int;
     /// `errno`.

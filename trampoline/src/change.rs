@@ -186,6 +186,9 @@ impl Maker<'_> {
         let mut buf = self.packs.alloc(longest.bytes.len(), 64, near(goal))?;
         let code = spec.generate(buf.rx().start.get())?;
         buf.rw()[..code.bytes.len()].copy_from_slice(&code.bytes);
+        if code.back_bytes != 0 {
+            inflight.comes_back_to(buf.rx().start.get() + u64::from(code.back_bytes));
+        }
         let exits = code.exits.iter().map(|&block| Exit {
             block,
             first_word: word_at(&code.bytes, block.at_bytes as usize),
@@ -270,7 +273,8 @@ impl Maker<'_> {
             bytes: &made.bytes,
             symbols: &[symbol],
             lines: &[],
-            unwind: made.unwind.as_slice(),
+            unwind: std::slice::from_ref(&made.unwind),
+            landings: made.landing.as_slice(),
         };
         symbols::publish(&info, self.tools)
     }

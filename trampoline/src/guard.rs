@@ -37,9 +37,9 @@ pub(crate) struct ThreadBlock {
     pub(crate) guard: AtomicU64,
     /// Byte offset of this thread's line among the in-flight counters.
     pub(crate) shard_off: AtomicU64,
-    /// Shadow stack: first free frame, and the last place where a frame may start; 0 if none.
-    pub(crate) shadow_next: AtomicU64,
-    pub(crate) shadow_last: AtomicU64,
+    /// Shadow stack: the first free entry, and where the stack begins; 0 if there is none.
+    pub(crate) shadow_free: AtomicU64,
+    pub(crate) shadow_base: AtomicU64,
     /// Keys of the images whose programs were interrupted by the one in `guard`.
     pub(crate) depth: AtomicU64,
     pub(crate) nested: [AtomicU64; MAX_NESTING],
@@ -51,8 +51,7 @@ const BLOCK_BYTES: usize = size_of::<ThreadBlock>();
 const _: () = assert!(size_of::<ThreadBlock>() == 128);
 pub(crate) const GUARD_OFF: i32 = offset_of!(ThreadBlock, guard) as i32;
 pub(crate) const SHARD_OFF: i32 = offset_of!(ThreadBlock, shard_off) as i32;
-pub(crate) const SHADOW_NEXT_OFF: i32 = offset_of!(ThreadBlock, shadow_next) as i32;
-pub(crate) const SHADOW_LAST_OFF: i32 = offset_of!(ThreadBlock, shadow_last) as i32;
+pub(crate) const SHADOW_FREE_OFF: i32 = offset_of!(ThreadBlock, shadow_free) as i32;
 
 pub(crate) use imp::{block, errno_tp_off, thread_tp_off};
 

@@ -9,7 +9,8 @@
 //!             with it call the function
 //!   phase 2   fexit and session programs
 //!   leave     load the return value, count out, return to the function's caller
-//!   then, out of line: slow paths of both phases, the way out of fmod_ret, bypass, literals
+//!   then, out of line: slow paths of both phases, the way out of fmod_ret, bypass, the way out
+//!             of exceptions, literals
 //! ```
 //!
 //! A phase looks at the thread's guard first (see [`crate::guard`]); that no other thread may be
@@ -21,7 +22,7 @@
 
 use rv64::Reg::{self, *};
 use rv64::{Cond, Csr, FReg, Features, Label, Order, insn};
-use symbols::{Cfa, Row, Unwind};
+use symbols::{Landing, Unwind};
 use text::RxAddr;
 
 use crate::emit::Emit;
@@ -62,22 +63,12 @@ pub(crate) struct ImageCode {
     /// Of each program that runs after the function: its index, the aligned word at which its
     /// block begins, and where to go on without it. Offsets in bytes.
     pub(crate) exits: Vec<ExitBlock>,
-    /// How to get from its frame to the caller's; `None` for a frame on the shadow stack, from
-    /// which a register alone leads that programs may change.
-    pub(crate) unwind: Option<Unwind>,
-}
-
-/// What an unwinder has to know from some place on.
-#[derive(Copy, Clone, Debug, Eq, PartialEq)]
-enum Framed {
-    /// No frame: not made yet, or taken down.
-    No,
-    /// There is room for one.
-    Made,
-    /// Return address and `fp` are in it.
-    Linked,
-    /// `s1` and `s2` too.
-    Saved,
+    /// How to get from its frame to the caller's.
+    pub(crate) unwind: Unwind,
+    /// The call of the function, if an exception out of it must be counted out.
+    pub(crate) landing: Option<Landing>,
+    /// Where the function returns to, in bytes; 0 if it returns to its caller.
+    pub(crate) back_bytes: u32,
 }
 
 /// A block that one aligned store can skip. Kernel: `im->ip_after_call`, which skips all.
@@ -119,7 +110,12 @@ impl ImageSpec<'_> {
         let two_phases = self.runs_in(Phase::Entry) && self.runs_in(Phase::Exit);
         with.set(FrameWith::FCSR_ERRNO, keep && !two_phases);
         with.set(FrameWith::SAVED_S1_S2, keep && two_phases);
-        with.set(FrameWith::INFLIGHT, flags.contains(TrampFlags::CALL_ORIG));
+        // An entry of a shadow stack has a place for it.
+        let on_stack = !flags.contains(TrampFlags::ORIG_STACK);
+        with.set(
+            FrameWith::INFLIGHT,
+            on_stack && flags.contains(TrampFlags::CALL_ORIG),
+        );
         with.set(FrameWith::STATIC_CHAIN, self.keeps_static_chain());
         let stack_slots = match self.model.stack_args() {
             StackArgs::Known { slots } if flags.contains(TrampFlags::CALL_ORIG) => slots.into(),
@@ -240,7 +236,7 @@ impl ImageSpec<'_> {
     pub(crate) fn generate(&self, base: u64) -> Result<ImageCode, TrampError> {
         let frame = self.frame();
         let limit = match self.flags().contains(TrampFlags::ORIG_STACK) {
-            true => shadow::ENTRY_SP_OFF as u32,
+            true => shadow::ENTRY_FRAME_BYTES,
             false => MAX_FRAME_BYTES,
         };
         if frame.size_bytes() > limit {
@@ -252,9 +248,12 @@ impl ImageSpec<'_> {
         }
         let mut g = Gen::new(self, frame);
         g.image();
-        let is_unwindable = !g.on_shadow();
         let Gen {
-            e, blocks, framed, ..
+            e,
+            blocks,
+            framed,
+            call,
+            ..
         } = g;
         let code = e.finish(base).map_err(|source| self.layout(source))?;
         let exits = blocks
@@ -265,44 +264,26 @@ impl ImageSpec<'_> {
                 next_bytes: code.offset(next),
             })
             .collect();
+        let len = code.bytes.len() as u32;
         let rows = code.marks().iter().zip(framed);
         let rows = rows.map(|(off, framed)| self.unwind_row(*off, framed));
-        let unwind = is_unwindable.then(|| Unwind {
+        let unwind = Unwind {
             off: 0,
-            len: code.bytes.len() as u32,
-            rows: rows
-                .filter(|row| row.off < code.bytes.len() as u32)
-                .collect(),
+            len,
+            rows: rows.filter(|row| row.off < len).collect(),
+        };
+        let landing = call.map(|call| Landing {
+            off: code.offset(call.from),
+            len: code.offset(call.back) - code.offset(call.from),
+            to: code.offset(call.landing),
         });
         Ok(ImageCode {
             bytes: code.bytes,
             exits,
             unwind,
+            landing,
+            back_bytes: landing.map_or(0, |call| call.off + call.len),
         })
-    }
-
-    fn unwind_row(&self, off: u32, framed: Framed) -> Row {
-        let frame = self.frame();
-        let size = frame.size_bytes();
-        let mut saved = Vec::new();
-        let mut save = |reg: Reg, slot, nth: u32| {
-            if let Some(at) = frame.off(slot) {
-                saved.push((reg.num() as u8, (at + 8 * nth) as i32 - size as i32));
-            }
-        };
-        if matches!(framed, Framed::Linked | Framed::Saved) {
-            save(Ra, FrameSlot::RetAddr, 0);
-            save(Fp, FrameSlot::ParentFp, 0);
-        }
-        if framed == Framed::Saved {
-            save(S1, FrameSlot::SavedS1S2, 0);
-            save(S2, FrameSlot::SavedS1S2, 1);
-        }
-        let cfa = Cfa {
-            reg: Sp.num() as u8,
-            off: if framed == Framed::No { 0 } else { size },
-        };
-        Row { off, cfa, saved }
     }
 
     fn layout(&self, source: rv64::AsmError) -> TrampError {
@@ -337,16 +318,24 @@ struct Gen<'a> {
     flags: TrampFlags,
     e: Emit,
     l: Labels,
-    /// Does `t6` hold the frame's address (frames on the shadow stack only)?
-    base_valid: bool,
     blocks: Vec<(usize, Label, Label)>,
     /// What holds from each mark of the code on.
     framed: Vec<Framed>,
+    /// The call of the function, when there is one.
+    call: Option<FuncCall>,
     /// Slow paths, generated behind the hot code.
     slow: Vec<SlowStub>,
     /// Where the slow path joins the way of an fmod_ret program that has decided: behind the
     /// guard, which the slow path has seen to itself.
     slow_skip: Option<Label>,
+}
+
+/// The call of the function, and where an exception out of it goes.
+#[derive(Copy, Clone, Debug)]
+struct FuncCall {
+    from: Label,
+    back: Label,
+    landing: Label,
 }
 
 /// A slow path that is still to be generated.
@@ -389,9 +378,9 @@ impl<'a> Gen<'a> {
             flags,
             e,
             l,
-            base_valid: false,
             blocks: Vec::new(),
             framed: Vec::new(),
+            call: None,
             slow: Vec::new(),
             slow_skip: None,
         }
@@ -405,8 +394,22 @@ impl<'a> Gen<'a> {
         self.flags.contains(TrampFlags::ORIG_STACK)
     }
 
-    fn off(&self, slot: FrameSlot) -> u32 {
-        self.frame.off(slot).unwrap_or_default()
+    /// Where a slot is, in bytes from [`Gen::base`].
+    fn off(&self, slot: FrameSlot) -> i32 {
+        self.from_base(self.frame.off(slot).unwrap_or_default())
+    }
+
+    /// The same for an offset in the frame.
+    fn from_base(&self, off: u32) -> i32 {
+        match self.on_shadow() {
+            true => off as i32 - self.frame.size_bytes() as i32,
+            false => off as i32,
+        }
+    }
+
+    /// Where the context is, in bytes from [`Gen::base`].
+    fn ctx(&self) -> i32 {
+        self.from_base(self.frame.ctx())
     }
 
     fn has(&self, slot: FrameSlot) -> bool {
@@ -419,17 +422,10 @@ impl<'a> Gen<'a> {
         self.framed.push(framed);
     }
 
-    /// The register that holds the frame's lowest address.
-    fn base(&mut self) -> Reg {
-        if !self.on_shadow() {
-            return Sp;
-        }
-        if !self.base_valid {
-            self.e.ld_tls(T6, tls_off(guard::SHADOW_NEXT_OFF));
-            self.e.addi(T6, T6, -(shadow::ENTRY_BYTES as i64));
-            self.base_valid = true;
-        }
-        T6
+    /// The register that leads to the frame: its lowest address, or behind its end for a frame on
+    /// the shadow stack, where `fp` always is. Callees keep both.
+    fn base(&self) -> Reg {
+        if self.on_shadow() { Fp } else { Sp }
     }
 
     fn image(&mut self) {
@@ -448,14 +444,12 @@ impl<'a> Gen<'a> {
             }
             self.run_phase(Phase::Entry, &entry);
             self.e.bind(self.l.after_entry);
-            self.base_valid = false;
             self.restore_fcsr_errno();
             self.restore_args();
         }
         if self.call_orig() {
             self.call_func();
             self.e.bind(self.l.do_exit);
-            self.base_valid = false;
             let exit = self.spec.phase(Phase::Exit);
             self.run_phase_at_exit(&exit);
             self.leave();
@@ -469,6 +463,7 @@ impl<'a> Gen<'a> {
         if !entry.is_empty() {
             self.bypass();
         }
+        self.land();
         self.bind_unused(fmod, entry.is_empty());
     }
 
@@ -485,67 +480,6 @@ impl<'a> Gen<'a> {
         if !self.call_orig() {
             self.e.bind(self.l.do_exit);
         }
-    }
-
-    /// Makes the frame, saves what the function was called with.
-    fn enter(&mut self) {
-        if self.on_shadow() {
-            self.enter_on_shadow();
-        } else {
-            let size = self.frame.size_bytes();
-            self.e.addi(Sp, Sp, -i64::from(size));
-            self.framed(Framed::Made);
-            self.e.sd(Ra, Sp, self.off(FrameSlot::RetAddr));
-            self.e.sd(Fp, Sp, self.off(FrameSlot::ParentFp));
-            self.framed(Framed::Linked);
-            self.e.addi(Fp, Sp, size.into());
-            if self.call_orig() {
-                self.count_in(T1);
-                self.e.sd(T1, Sp, self.off(FrameSlot::Inflight));
-            }
-        }
-        let base = self.base();
-        if self.has(FrameSlot::StaticChain) {
-            self.e.sd(T2, base, self.off(FrameSlot::StaticChain));
-        }
-        if self.has(FrameSlot::SavedS1S2) {
-            self.e.sd(S1, base, self.off(FrameSlot::SavedS1S2));
-            self.e.sd(S2, base, self.off(FrameSlot::SavedS1S2) + 8);
-        }
-        self.framed(Framed::Saved);
-        self.save_args();
-        if self.flags.contains(TrampFlags::IP_ARG) {
-            self.e.ld_lit(T1, self.spec.func.get());
-            self.e.sd(T1, base, self.off(FrameSlot::FuncIp));
-        }
-        let first = self.spec.first_session() as u32;
-        for nth in 0..self.spec.sessions().count() as u32 {
-            self.e.sd(Zero, base, self.frame.ctx() - 8 * (nth + first));
-        }
-    }
-
-    /// Takes an entry of the shadow stack: `t6` is the frame from here on.
-    fn enter_on_shadow(&mut self) {
-        self.count_in(T1);
-        let room = self.e.new_label();
-        self.e.ld_tls(T6, tls_off(guard::SHADOW_NEXT_OFF));
-        self.e.ld_tls(T4, tls_off(guard::SHADOW_LAST_OFF));
-        self.e.branch(Cond::Ltu, T6, T4, room);
-        // No stack yet, or a full one. Uncounted while outside of the image would be wrong, so
-        // the count stays until `grow` is back; then the image starts anew.
-        self.e.ld_lit(T3, self.spec.desc);
-        self.e.ld_lit(T4, shadow::grow_addr());
-        self.e.call_reg(T4, T4);
-        self.count_out_from_literal();
-        self.e.branch(Cond::Ne, T5, Zero, self.l.entry);
-        self.e.jump_abs(self.spec.resume.get(), T1);
-        self.e.bind(room);
-        self.e.addi(T4, T6, shadow::ENTRY_BYTES as i64);
-        self.e.sd_tls(T4, tls_off(guard::SHADOW_NEXT_OFF));
-        self.base_valid = true;
-        self.e.sd(Sp, T6, shadow::ENTRY_SP_OFF as u32);
-        self.e.sd(Ra, T6, self.off(FrameSlot::RetAddr));
-        self.e.sd(T1, T6, self.off(FrameSlot::Inflight));
     }
 
     /// Adds one to this thread's line of the in-flight counter, whose address is left in `at`.
@@ -570,22 +504,25 @@ impl<'a> Gen<'a> {
 
     /// Subtracts one again. Everything this call did in the image comes before it.
     fn count_out(&mut self) {
-        let base = self.base();
-        self.e.ld(T1, base, self.off(FrameSlot::Inflight));
+        let line = match self.on_shadow() {
+            true => self.from_base(shadow::ENTRY_LINE_OFF as u32),
+            false => self.off(FrameSlot::Inflight),
+        };
+        self.e.ld(T1, self.base(), line);
         self.e.li(T3, -1);
         self.e.insn(insn::amoadd_d(Zero, T3, T1, Order::Rl));
     }
 
     fn save_args(&mut self) {
-        let (base, ctx) = (self.base(), self.frame.ctx());
-        let caller_sp = if self.on_shadow() { (Sp, 0) } else { (Fp, 0) };
+        let (base, ctx) = (self.base(), self.ctx());
+        let caller_sp = if self.on_shadow() { Sp } else { Fp };
         for (i, slot) in self.spec.model.slots().iter().enumerate() {
-            let off = ctx + 8 * i as u32;
+            let off = ctx + 8 * i as i32;
             match slot.loc {
                 Loc::Int(n) => self.e.sd(arg_reg(n), base, off),
                 Loc::Fp(n) => self.e.fsd(arg_freg(n), base, off),
                 Loc::Stack(n) => {
-                    self.e.ld(T1, caller_sp.0, caller_sp.1 + 8 * u32::from(n));
+                    self.e.ld(T1, caller_sp, 8 * i32::from(n));
                     self.e.sd(T1, base, off);
                 }
             }
@@ -594,9 +531,9 @@ impl<'a> Gen<'a> {
 
     /// Loads the argument registers again, and what else the function may look at.
     fn restore_args(&mut self) {
-        let (base, ctx) = (self.base(), self.frame.ctx());
+        let (base, ctx) = (self.base(), self.ctx());
         for (i, slot) in self.spec.model.slots().iter().enumerate() {
-            let off = ctx + 8 * i as u32;
+            let off = ctx + 8 * i as i32;
             match slot.loc {
                 Loc::Int(n) => self.e.ld(arg_reg(n), base, off),
                 Loc::Fp(n) => self.e.fld(arg_freg(n), base, off),
@@ -677,7 +614,6 @@ impl<'a> Gen<'a> {
         self.e.sd_tls(Tp, tls_off(guard::GUARD_OFF));
         if phase == Phase::Exit {
             self.e.bind(stub.go_on);
-            self.base_valid = false;
         }
     }
 
@@ -696,13 +632,8 @@ impl<'a> Gen<'a> {
         if phase == Phase::Exit {
             let at = self.e.patch_point();
             self.blocks.push((i, at, next));
-            if self.on_shadow() {
-                // The frame's address may take several instructions; the word stands before them.
-                self.e.addi(Zero, Zero, 0);
-            }
         }
-        let base = self.base();
-        let ctx = self.frame.ctx();
+        let (base, ctx) = (self.base(), self.ctx());
         self.e.addi(A0, base, ctx.into());
         if let Some(word) = self.spec.meta(i, phase) {
             self.e.li(T3, word as i64);
@@ -719,12 +650,9 @@ impl<'a> Gen<'a> {
             self.e.sd(cookie, base, self.off(FrameSlot::AttachCookie));
         }
         self.e.call_reg(Ra, T2);
-        self.base_valid = false;
         self.after_prog(prog);
         self.e.bind(next);
-        if phase == Phase::Exit {
-            self.base_valid = false;
-        }
+        if phase == Phase::Exit {}
     }
 
     /// The program's address to `t2`, its cookie to `a1`.
@@ -760,19 +688,22 @@ impl<'a> Gen<'a> {
         if let (false, StackArgs::Known { slots }) =
             (self.on_shadow(), self.spec.model.stack_args())
         {
-            for n in 0..u32::from(slots) {
+            for n in 0..i32::from(slots) {
                 self.e.ld(T1, Fp, 8 * n);
                 self.e.sd(T1, Sp, 8 * n);
             }
         }
+        let from = self.e.here();
         self.e.call_abs(self.spec.resume.get(), Ra);
-        if self.on_shadow() {
-            self.own_entry_on_top();
-        }
+        self.call = Some(FuncCall {
+            from,
+            back: self.e.here(),
+            landing: self.e.new_label(),
+        });
         let base = self.base();
         let first = self.off(FrameSlot::Retval);
         for (i, slot) in self.spec.model.ret().slots().iter().enumerate() {
-            let off = first + 8 * i as u32;
+            let off = first + 8 * i as i32;
             match slot.loc {
                 Loc::Int(n) => self.e.sd(arg_reg(n), base, off),
                 Loc::Fp(n) => self.e.fsd(arg_freg(n), base, off),
@@ -781,26 +712,11 @@ impl<'a> Gen<'a> {
         }
     }
 
-    /// After the function has returned: is the top entry of the shadow stack this call's?
-    fn own_entry_on_top(&mut self) {
-        let (find, found) = (self.e.new_label(), self.e.new_label());
-        self.e.ld_tls(T6, tls_off(guard::SHADOW_NEXT_OFF));
-        self.e.branch(Cond::Eq, T6, Zero, find);
-        self.e.addi(T6, T6, -(shadow::ENTRY_BYTES as i64));
-        self.e.ld(T3, T6, shadow::ENTRY_SP_OFF as u32);
-        self.e.branch(Cond::Eq, T3, Sp, found);
-        self.e.bind(find);
-        self.e.ld_lit(T4, shadow::find_addr());
-        self.e.call_reg(T4, T4);
-        self.e.bind(found);
-        self.base_valid = false;
-    }
-
     fn load_ret(&mut self) {
         let base = self.base();
         let first = self.off(FrameSlot::Retval);
         for (i, slot) in self.spec.model.ret().slots().iter().enumerate() {
-            let off = first + 8 * i as u32;
+            let off = first + 8 * i as i32;
             match slot.loc {
                 Loc::Int(n) => self.e.ld(arg_reg(n), base, off),
                 Loc::Fp(n) => self.e.fld(arg_freg(n), base, off),
@@ -820,24 +736,6 @@ impl<'a> Gen<'a> {
         self.framed(Framed::Saved);
     }
 
-    /// `ra`, `fp`, `sp`, `s1` and `s2` as they were at entry.
-    fn drop_frame(&mut self) {
-        let base = self.base();
-        self.e.ld(Ra, base, self.off(FrameSlot::RetAddr));
-        if self.has(FrameSlot::SavedS1S2) {
-            self.e.ld(S1, base, self.off(FrameSlot::SavedS1S2));
-            self.e.ld(S2, base, self.off(FrameSlot::SavedS1S2) + 8);
-        }
-        if self.on_shadow() {
-            self.e.sd_tls(T6, tls_off(guard::SHADOW_NEXT_OFF));
-        } else {
-            self.e.ld(Fp, Sp, self.off(FrameSlot::ParentFp));
-            self.e.addi(Sp, Sp, self.frame.size_bytes().into());
-        }
-        self.framed(Framed::No);
-        self.base_valid = false;
-    }
-
     /// Leaves the image for the function, which will return to its caller.
     fn leave_for_func(&mut self) {
         self.drop_frame();
@@ -848,18 +746,15 @@ impl<'a> Gen<'a> {
     /// An fmod_ret program has decided: bring its value into the form of a return value.
     fn skip_func(&mut self) {
         self.e.bind(self.l.skip_func_value);
-        self.base_valid = false;
         let base = self.base();
         self.e.sd(A0, base, self.off(FrameSlot::Retval));
         self.e.bind(self.l.skip_func);
-        self.base_valid = false;
         self.e.sd_tls(Tp, tls_off(guard::GUARD_OFF));
         self.slow_skip = Some(self.e.here());
-        self.base_valid = false;
         self.restore_fcsr_errno();
         let first = self.off(FrameSlot::Retval);
         for (i, slot) in self.spec.model.ret().slots().to_vec().iter().enumerate() {
-            self.extend_ret(slot, first + 8 * i as u32);
+            self.extend_ret(slot, first + 8 * i as i32);
         }
         if self.call_orig() {
             self.e.jump(self.l.do_exit);
@@ -872,7 +767,7 @@ impl<'a> Gen<'a> {
     }
 
     /// What psABI wants above a return value that is narrower than its register.
-    fn extend_ret(&mut self, slot: &Slot, off: u32) {
+    fn extend_ret(&mut self, slot: &Slot, off: i32) {
         let base = self.base();
         let imm = rv64::SImm::new(off.into()).unwrap_or(rv64::SImm::ZERO);
         let load = match (slot.upper, slot.size_bytes) {
@@ -900,12 +795,11 @@ impl<'a> Gen<'a> {
     fn slow_stubs(&mut self) {
         for stub in std::mem::take(&mut self.slow) {
             self.e.bind(stub.stub);
-            self.base_valid = false;
             // An image that calls the function is counted already.
             if !self.call_orig() {
                 self.count_in(T1);
             }
-            let (base, ctx) = (self.base(), self.frame.ctx());
+            let (base, ctx) = (self.base(), self.ctx());
             self.e.addi(A2, base, ctx.into());
             self.e.la(A0, stub.key);
             self.e.li(A1, stub.phase as i64);
@@ -930,7 +824,6 @@ impl<'a> Gen<'a> {
     /// Out of line: to the function as if there were no hook.
     fn bypass(&mut self) {
         self.e.bind(self.l.bypass);
-        self.base_valid = false;
         self.restore_fcsr_errno();
         self.restore_args();
         if self.call_orig() {
@@ -948,6 +841,10 @@ enum Literals {
     /// Behind the code.
     Behind,
 }
+
+mod frames;
+
+use frames::Framed;
 
 // Listings are those of the host's thread-local offsets.
 #[cfg(all(test, not(target_arch = "riscv64")))]

@@ -14,7 +14,8 @@
 //! | in the function, to return through the image | the in-flight counter |
 //! | in the image, after the count or the guard was given back | its pc |
 //! | in a signal handler that interrupted one of these | the signal frame's pc, or the same counter or guard |
-//! | left by `longjmp`, an exception or `pthread_exit` | the counter never returns to zero: the image is kept |
+//! | left by an exception, a panic or `pthread_exit` | it lands in the image, which counts it out |
+//! | left by `longjmp` | the counter does not return to zero, and the image is kept: for good if the frame was on the stack, until it is collected (`shadow`) if it was not |
 //!
 //! So freeing takes two passes of [`text::threads`] around the counter:
 //!
@@ -31,8 +32,9 @@
 //! Source of the idea: `bpf_tramp_image_put` in the kernel's `kernel/bpf/trampoline.c`, whose
 //! `percpu_ref` and `rcu_tasks` these are.
 
+use std::mem::offset_of;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use pack_alloc::{PackAlloc, PackCode};
 use symbols::Published;
@@ -56,16 +58,30 @@ const _: () = assert!(size_of::<Line>() == table::SHARD_BYTES);
 
 /// The counter of one image. Machine code adds to its lines.
 #[derive(Debug, Default)]
-pub(crate) struct Inflight([Line; table::SHARDS]);
+#[repr(C)]
+pub(crate) struct Inflight {
+    lines: [Line; table::SHARDS],
+    /// The address in the image that the function returns to; 0 if it does not. For whoever knows
+    /// a call by its line.
+    back: AtomicU64,
+}
 
 impl Inflight {
+    /// Where `back` is.
+    pub(crate) const BACK_OFF: i32 = offset_of!(Inflight, back) as i32;
+
+    /// Notes it.
+    pub(crate) fn comes_back_to(&self, back: u64) {
+        self.back.store(back, Ordering::Relaxed);
+    }
+
     pub(crate) fn addr(&self) -> u64 {
         std::ptr::from_ref(self) as u64
     }
 
     fn is_zero(&self) -> bool {
         let sum = self
-            .0
+            .lines
             .iter()
             .map(|l| l.0.load(Ordering::Acquire))
             .fold(0, i64::wrapping_add);

@@ -2,193 +2,409 @@
 //!
 //! When nobody can say how many arguments lie on the stack (a variadic or untyped function), an
 //! image that wants to see the function return cannot have a frame of its own between the
-//! caller's and the function's. Its frame lies on a per-thread shadow stack instead, and `sp` is
-//! left alone.
+//! caller's and the function's. Its frame lies in an entry of a per-thread shadow stack instead;
+//! `sp` is left alone, and `fp`, which the function keeps, leads back to the entry.
 //!
-//! Each entry is [`ENTRY_BYTES`] long: the image's frame from its start on, and the caller's
-//! `sp` in the last word, which tells whose entry it is. Calls return in reverse order as long
-//! as nobody jumps: then the top entry has the right `sp`. After a `longjmp` dead entries lie
-//! above, and with several stacks on one thread (coroutines, signal stacks) live ones may:
-//! [`find`] sorts that out.
+//! ```text
+//!   base -> head: where entries begin that nobody has had yet; when to collect
+//!           entry  ┌─ frame of the image, or the next free entry ─┬ owner ┬ line ┬ sp ┐
+//!           entry  │ …
+//! ```
 //!
-//! Source of the idea: `kernel/trace/fgraph.c` and its per-task return stack.
+//! Free entries are a list that begins in the thread's block ([`crate::guard`]). They need not come
+//! back in the order in which they went, so several stacks on one thread (coroutines, signal
+//! stacks) are no matter. `sp` is the caller's stack pointer while a call has the entry; 0 says
+//! that none has, or that none has written it yet.
+//!
+//! *Signal handlers* take and give back entries between any two instructions of the code that they
+//! interrupt. They give back all that they take, the last first, so they leave the list as it was,
+//! and what they add is behind its last entry: that one is never taken, so a thread that has read
+//! which entry comes next never writes an end over what a handler has added.
+//!
+//! *Jumps.* A call that is left by `longjmp` does not give its entry back. When many entries are
+//! out, those are collected whose call is certainly over: seen from a call that is made with the
+//! stack pointer `sp`,
+//!
+//! | the entry's `sp` | over, because |
+//! | --- | --- |
+//! | below ours, and all between is one readable piece of memory | the stack is shorter now; stacks are kept apart by guard pages |
+//! | ours, and our call does not come from an image of such an entry | its caller goes on; else the function that we come from has jumped to its end, and its caller's image waits |
+//! | on the alternate signal stack, and we are not | the handler is gone |
+//! | below ours on that stack, when we are on it | as above; of others nothing is known then |
+//! | [`LEFT_ELSEWHERE`] | it has returned on another thread |
+//!
+//! Collected calls are counted out of their images. Source of the idea: `kernel/trace/fgraph.c`
+//! and its per-task return stack.
 
 #![expect(
     unsafe_code,
     reason = "stack memory from mmap that machine code writes"
 )]
 
+use std::ops::Range;
 use std::ptr;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use crate::guard::{self, ThreadBlock};
+use crate::life::Inflight;
 use crate::slow::{Desc, Phase, count_missed};
 use crate::table;
 
-/// Size of an entry: the largest frame without stack arguments, and the word for `sp`.
+/// Size of an entry: the largest frame without stack arguments, and three words.
 pub(crate) const ENTRY_BYTES: usize = 576;
-/// Where in an entry the caller's `sp` stands.
-pub(crate) const ENTRY_SP_OFF: usize = ENTRY_BYTES - 8;
+/// What of it a frame may take.
+pub(crate) const ENTRY_FRAME_BYTES: u32 = 552;
+/// Of a free entry: the next one; 0 in the last.
+pub(crate) const ENTRY_NEXT_OFF: i32 = 0;
+/// The thread pointer of the thread to whose list it goes back.
+pub(crate) const ENTRY_OWNER_OFF: i32 = 552;
+/// The line of the in-flight counter that the call has incremented.
+pub(crate) const ENTRY_LINE_OFF: i32 = 560;
+/// The caller's stack pointer.
+pub(crate) const ENTRY_SP_OFF: i32 = 568;
+/// In the place of a stack pointer: the call has returned, on a thread that is not the owner.
+pub(crate) const LEFT_ELSEWHERE: u64 = 1;
+
+const _: () = assert!(ENTRY_FRAME_BYTES as i32 <= ENTRY_OWNER_OFF);
+const _: () = assert!(ENTRY_SP_OFF as usize + 8 == ENTRY_BYTES);
+
 /// Address space of one shadow stack; memory is used as calls nest.
 const STACK_BYTES: usize = 8 << 20;
-/// How far below the current `sp` an entry of the same stack can be.
-const SAME_STACK_BYTES: u64 = 8 << 20;
+/// Entries that join the list at once: about a page of them.
+const BATCH: u64 = 7;
+/// The first collection comes when so many entries have been given out.
+const FIRST_COLLECTION: u64 = 64;
 
-/// Called by an image that found no room: makes the thread's stack, or clears dead entries out
-/// of a full one. Returns 1 when there is room now; 0 means that this call goes unhooked.
+/// Called by an image that found no free entry. Returns 1 when there is one now; 0 means that this
+/// call goes unhooked.
 ///
 /// # Safety
-/// 1. `desc` is the descriptor of the live image that this thread is in. 2. `sp` is its caller's.
-pub(crate) unsafe extern "C" fn grow(desc: *const Desc, sp: u64) -> u64 {
-    let block = guard::block();
-    let next = block.shadow_next.load(Relaxed);
-    let room = if next == 0 {
-        make(block)
-    } else {
-        drop_dead(block, sp)
-    };
-    if room.is_none() {
+/// 1. `desc` is the descriptor of the live image that this thread is in. 2. `sp` and `ra` are what
+///    the image was entered with.
+pub(crate) unsafe extern "C" fn grow(desc: *const Desc, sp: u64, ra: u64) -> u64 {
+    let call = Call { sp, ra };
+    let room = Stack::of_this_thread().is_some_and(|stack| stack.grow(call));
+    if !room {
         // SAFETY: 1. caller's contract.
         count_missed(unsafe { &*desc }, Phase::Entry);
     }
-    u64::from(room.is_some())
+    u64::from(room)
 }
 
-fn make(block: &ThreadBlock) -> Option<()> {
-    let fresh = block.guard.load(Relaxed) == 0;
-    if fresh {
+/// The call that wants an entry.
+#[derive(Copy, Clone, Debug)]
+struct Call {
+    sp: u64,
+    ra: u64,
+}
+
+/// The shadow stack of this thread.
+struct Stack {
+    block: &'static ThreadBlock,
+    base: u64,
+}
+
+/// An entry, by its address; or something else that words are in.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+struct Entry(u64);
+
+impl Entry {
+    fn word(self, off: i32) -> &'static AtomicU64 {
+        let at = self.0.wrapping_add_signed(off.into()) as *const AtomicU64;
+        // SAFETY:
+        // 1. Entries lie in the mapping of this thread, or of one that has ended, which the caller
+        //    has not unmapped yet. Counters live as long as an entry that names them is out.
+        // 2. Aligned; machine code and handlers change it under our feet, so it is atomic.
+        unsafe { &*at }
+    }
+
+    fn next(self) -> &'static AtomicU64 {
+        self.word(ENTRY_NEXT_OFF)
+    }
+
+    fn sp(self) -> &'static AtomicU64 {
+        self.word(ENTRY_SP_OFF)
+    }
+
+    /// The line of the in-flight counter. The entry is out, so the counter lives.
+    fn line(self) -> Entry {
+        Entry(self.word(ENTRY_LINE_OFF).load(Relaxed))
+    }
+
+    /// The return address of the image that waits for the call of this entry.
+    fn back(self, shard_off: u64) -> u64 {
+        let counter = Entry(self.line().0.wrapping_sub(shard_off));
+        counter.word(Inflight::BACK_OFF).load(Relaxed)
+    }
+
+    /// The call of this entry, whose `sp` it had, is over: whether it is ours to give out now.
+    fn collect(self, sp: u64) -> bool {
+        if self.sp().compare_exchange(sp, 0, Acquire, Relaxed).is_err() {
+            return false;
+        }
+        if sp != LEFT_ELSEWHERE {
+            // It had been counted in, and nobody else counts it out.
+            self.line().word(0).fetch_sub(1, Release);
+        }
+        true
+    }
+}
+
+/// The words at the base of a stack.
+#[derive(Copy, Clone)]
+enum Head {
+    /// How many entries have ever been given out.
+    Used = 0,
+    /// How many that may be before the next collection.
+    Collect = 8,
+}
+
+fn head_word(base: u64, word: Head) -> &'static AtomicU64 {
+    Entry(base).word(word as i32)
+}
+
+/// The entries of the stack at `base` that have ever been given out.
+fn used_entries(base: u64) -> impl Iterator<Item = Entry> {
+    let used = head_word(base, Head::Used).load(Relaxed).min(room());
+    (1..=used).map(move |i| Entry(base + i * ENTRY_BYTES as u64))
+}
+
+/// How many entries fit behind the head.
+fn room() -> u64 {
+    (STACK_BYTES / ENTRY_BYTES) as u64 - 1
+}
+
+impl Stack {
+    /// Makes it when there is none.
+    fn of_this_thread() -> Option<Self> {
+        let block = guard::block();
+        let base = match block.shadow_base.load(Relaxed) {
+            0 => make(block)?,
+            base => base,
+        };
+        Some(Stack { block, base })
+    }
+
+    /// Adds free entries to the list: collected ones when it is time, else fresh ones.
+    fn grow(&self, call: Call) -> bool {
+        let (used, collect_at) = (
+            head_word(self.base, Head::Used),
+            head_word(self.base, Head::Collect),
+        );
+        let is_time = |used: u64| used >= collect_at.load(Relaxed).min(room());
+        if is_time(used.load(Relaxed)) {
+            let found = self.collect(call);
+            // Not again before there are twice as many, unless it was worth it.
+            if found < used.load(Relaxed) / 2 {
+                collect_at.fetch_max(2 * used.load(Relaxed), Relaxed);
+            }
+            if found > 0 {
+                return true;
+            }
+        }
+        self.add_fresh()
+    }
+
+    fn add_fresh(&self) -> bool {
+        let used = head_word(self.base, Head::Used);
+        let first = used.fetch_add(BATCH, Relaxed) + 1;
+        let fresh = (first..first + BATCH).take_while(|i| *i <= room());
+        let mut last = &self.block.shadow_free;
+        for i in fresh {
+            last = self.add(Entry(self.base + i * ENTRY_BYTES as u64), last);
+        }
+        // The number must not run over.
+        used.fetch_min(room(), Relaxed);
+        first <= room()
+    }
+
+    /// Puts an entry behind the last one; where that is, `last` says if it can. A signal handler
+    /// may do the same meanwhile. Returns where the next one goes.
+    fn add(&self, entry: Entry, mut last: &'static AtomicU64) -> &'static AtomicU64 {
+        entry.next().store(0, Relaxed);
+        let tp = guard::idle_value(self.block.addr());
+        entry.word(ENTRY_OWNER_OFF).store(tp, Relaxed);
+        while let Err(next) = last.compare_exchange(0, entry.0, Relaxed, Relaxed) {
+            last = Entry(next).next();
+        }
+        entry.next()
+    }
+
+    /// Takes entries back whose calls are over; how many.
+    fn collect(&self, call: Call) -> u64 {
+        let Some(signal_stack) = SignalStack::now() else {
+            return 0;
+        };
+        let shard_off = self.block.shard_off.load(Relaxed);
+        let waits = |e: Entry| e.sp().load(Relaxed) == call.sp && e.back(shard_off) == call.ra;
+        let jumped_to = used_entries(self.base).any(waits);
+        let mut below = Below::of(call.sp);
+        let (mut found, mut last) = (0, &self.block.shadow_free);
+        for entry in used_entries(self.base) {
+            let sp = entry.sp().load(Relaxed);
+            let is_over = match sp {
+                0 => false,
+                LEFT_ELSEWHERE => true,
+                sp if sp == call.sp => !jumped_to,
+                sp => match signal_stack.contains(call.sp) {
+                    // A handler's stack says nothing about the one that it interrupted.
+                    true => signal_stack.contains(sp) && sp < call.sp,
+                    false => signal_stack.contains(sp) || below.is_one_piece(sp),
+                },
+            };
+            if is_over && entry.collect(sp) {
+                last = self.add(entry, last);
+                found += 1;
+            }
+        }
+        found
+    }
+}
+
+/// The alternate signal stack; empty for a thread that has none.
+struct SignalStack(Range<u64>);
+
+impl SignalStack {
+    /// `None`: the kernel does not say.
+    fn now() -> Option<Self> {
+        let mut old = std::mem::MaybeUninit::<libc::stack_t>::zeroed();
+        // SAFETY: 1. only asks; there is room for the answer.
+        let failed = unsafe { libc::sigaltstack(ptr::null(), old.as_mut_ptr()) } != 0;
+        // SAFETY: 1. zero bytes are a `stack_t`, and so is what the kernel has written.
+        let old = unsafe { old.assume_init() };
+        let start = old.ss_sp as u64;
+        (!failed).then(|| SignalStack(start..start + old.ss_size as u64))
+    }
+
+    fn contains(&self, sp: u64) -> bool {
+        // The highest stack pointer is the end itself.
+        self.0.contains(&sp.wrapping_sub(1))
+    }
+}
+
+/// What is known of the memory below a stack pointer.
+struct Below {
+    sp: u64,
+    /// From here up to it, it is one piece.
+    lowest: u64,
+    /// From here up, it is not.
+    apart: u64,
+}
+
+impl Below {
+    const PAGE: u64 = 4096;
+    /// Farther away is another stack, whatever lies between.
+    const FAR: u64 = 8 << 20;
+
+    fn of(sp: u64) -> Self {
+        Below {
+            sp,
+            lowest: sp,
+            apart: sp.saturating_sub(Self::FAR),
+        }
+    }
+
+    /// Is `low` below, and all between readable? A guard page is not, nor is what nobody has mapped.
+    fn is_one_piece(&mut self, low: u64) -> bool {
+        if low >= self.lowest || low <= self.apart {
+            return low >= self.lowest && low < self.sp;
+        }
+        let start = low & !(Self::PAGE - 1);
+        let end = self.lowest.next_multiple_of(Self::PAGE);
+        // SAFETY:
+        // 1. Reads pages in, if they are there: memory keeps what it holds.
+        let got = unsafe {
+            libc::madvise(
+                start as *mut libc::c_void,
+                (end - start) as usize,
+                libc::MADV_POPULATE_READ,
+            )
+        };
+        match got {
+            0 => self.lowest = low,
+            _ => self.apart = low,
+        }
+        got == 0
+    }
+}
+
+/// Maps a stack for a thread that has none, or takes over what an ended thread has left.
+fn make(block: &ThreadBlock) -> Option<u64> {
+    if block.guard.load(Relaxed) == 0 {
         table::register(block)?;
         block.guard.store(guard::idle_value(block.addr()), Relaxed);
     }
     let owner = table::shadow_of_this_thread()?;
     let mut base = owner.load(Relaxed);
     if base == 0 {
-        // SAFETY: 1. a fresh anonymous mapping disturbs nothing.
-        let mem = unsafe {
-            libc::mmap(
-                ptr::null_mut(),
-                STACK_BYTES,
-                libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-                -1,
-                0,
-            )
-        };
-        if mem == libc::MAP_FAILED {
-            return None;
-        }
-        base = mem as u64;
-        owner.store(base, Relaxed);
-    }
-    block
-        .shadow_last
-        .store(base + (STACK_BYTES - ENTRY_BYTES) as u64, Relaxed);
-    block.shadow_next.store(base, Relaxed);
-    Some(())
-}
-
-/// The `sp` word of the entry at `at`.
-///
-/// # Safety
-/// 1. `at` is an entry of this thread's shadow stack.
-unsafe fn sp_word(at: u64) -> *mut u64 {
-    (at + ENTRY_SP_OFF as u64) as *mut u64
-}
-
-/// Is an entry with the caller's `entry_sp` dead, seen from a frame at `sp`? Its frame has been
-/// left when the stack is shorter now. Entries of other stacks are taken for alive.
-fn is_dead(entry_sp: u64, sp: u64) -> bool {
-    entry_sp == 0 || (entry_sp < sp && sp - entry_sp < SAME_STACK_BYTES)
-}
-
-/// Drops the dead entries at the top of a full stack. Those below a live one stay: a program may
-/// be looking at the entries above them, so nothing may move.
-fn drop_dead(block: &ThreadBlock, sp: u64) -> Option<()> {
-    let base = table::shadow_of_this_thread()?.load(Relaxed);
-    let next = block.shadow_next.load(Relaxed);
-    let mut top = next;
-    while top > base {
-        // SAFETY: 1. `top` is above the base, so an entry lies below it.
-        let word = unsafe { sp_word(top - ENTRY_BYTES as u64) };
-        // SAFETY: 1. mapped, and only this thread writes it.
-        if !is_dead(unsafe { word.read() }, sp) {
-            break;
-        }
-        top -= ENTRY_BYTES as u64;
-    }
-    block.shadow_next.store(top, Relaxed);
-    (top < next).then_some(())
-}
-
-/// Called by an image whose function returned with `sp`, when the top entry is not its own:
-/// brings the right entry to the top.
-///
-/// # Safety
-/// 1. Called from an image after its function has returned on this thread.
-pub(crate) unsafe extern "C" fn find(sp: u64) {
-    let block = guard::block();
-    let next = block.shadow_next.load(Relaxed);
-    let base = table::shadow_of_this_thread().map_or(0, |s| s.load(Relaxed));
-    let entries = if base == 0 {
-        0
-    } else {
-        (next - base) / ENTRY_BYTES as u64
-    };
-    let mut top = next;
-    let mut only_dead_above = true;
-    for i in (0..entries).rev() {
-        let at = base + i * ENTRY_BYTES as u64;
-        // SAFETY: 1. `at` is an entry below `next`.
-        let word = unsafe { sp_word(at) };
-        // SAFETY: 1. mapped, and only this thread writes it.
-        let entry_sp = unsafe { word.read() };
-        if entry_sp == sp {
-            // What lies above and is dead goes; what may live stays, and the found entry is
-            // copied over it.
-            if top != at + ENTRY_BYTES as u64 {
-                // SAFETY: 1. `top` is an entry's place within the stack: `next` or below.
-                unsafe { ptr::copy(at as *const u8, top as *mut u8, ENTRY_BYTES) };
-                // SAFETY: 1. mapped; the entry has moved.
-                unsafe { word.write(0) };
-                top += ENTRY_BYTES as u64;
+        let fresh = map()?;
+        head_word(fresh, Head::Collect).store(FIRST_COLLECTION, Relaxed);
+        base = match owner.compare_exchange(0, fresh, Relaxed, Relaxed) {
+            Ok(_) => fresh,
+            Err(of_handler) => {
+                free(fresh);
+                of_handler
             }
-            block.shadow_next.store(top, Relaxed);
-            return;
-        }
-        only_dead_above &= is_dead(entry_sp, sp);
-        if only_dead_above {
-            top = at;
-        }
+        };
     }
-    fatal()
+    block.shadow_base.store(base, Relaxed);
+    Some(base)
 }
 
-/// A return address is lost for good: there is nowhere to return to.
-fn fatal() -> ! {
-    const WHY: &[u8] = b"rvbpf: a hooked function of unknown stack arguments returned on another \
-thread than it was called on; its return address cannot be found\n";
-    // SAFETY: 1. writes a static buffer.
-    unsafe { libc::write(2, WHY.as_ptr().cast(), WHY.len()) };
-    std::process::abort()
+fn map() -> Option<u64> {
+    // SAFETY: 1. a fresh anonymous mapping disturbs nothing.
+    let mem = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            STACK_BYTES,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
+            -1,
+            0,
+        )
+    };
+    if mem == libc::MAP_FAILED {
+        return None;
+    }
+    // A huge page for a few entries, for every thread, would be a waste; a kernel without them
+    // refuses, and that is as well.
+    // SAFETY: 1. the mapping is ours; what it holds does not change.
+    let _without = unsafe { libc::madvise(mem, STACK_BYTES, libc::MADV_NOHUGEPAGE) };
+    Some(mem as u64)
 }
 
-/// Unmaps the shadow stack of a thread that has ended.
-pub(crate) fn unmap(base: u64) {
-    if base != 0 {
-        // SAFETY: 1. mapped by `make` with this size; its thread is gone.
-        unsafe { libc::munmap(base as *mut libc::c_void, STACK_BYTES) };
+/// The thread with this stack has ended. Unmaps it, unless calls are still out: a coroutine may
+/// have taken them to another thread. Then it stays for the next thread of the same place in the
+/// table, which collects them when it can. Returns what stays.
+pub(crate) fn unmap(base: u64) -> u64 {
+    if base == 0 {
+        return 0;
     }
+    if used_entries(base).any(|e| e.sp().load(Acquire) > LEFT_ELSEWHERE) {
+        // The list is lost with its thread.
+        for entry in used_entries(base) {
+            let free = entry.sp();
+            let _out = free.compare_exchange(0, LEFT_ELSEWHERE, Relaxed, Relaxed);
+        }
+        head_word(base, Head::Collect).store(FIRST_COLLECTION, Relaxed);
+        return base;
+    }
+    free(base);
+    0
+}
+
+fn free(base: u64) {
+    // SAFETY: 1. mapped by `map` with this size. 2. No call is out, and no thread has it.
+    unsafe { libc::munmap(base as *mut libc::c_void, STACK_BYTES) };
 }
 
 #[cfg(all(target_arch = "riscv64", target_os = "linux"))]
 mod thunk {
     use std::arch::global_asm;
 
-    // Both are called from images with the link in t4 and keep every register that the image
-    // has not saved yet. They are left by `jr t4`.
-    //
-    // rvbpf_shadow_grow: t3 = descriptor; returns the answer of `grow` in t5.
-    // rvbpf_shadow_find: after the function's return: a0, a1, fa0, fa1 are live.
+    // Called from images with the link in t4. Keeps every register that the image has not saved
+    // yet, and is left by `jr t4`. t3 = descriptor; returns the answer of `grow` in t5.
     global_asm!(
         ".section .text.rvbpf_shadow_0_1,\"ax\",@progbits",
         ".option push",
@@ -220,6 +436,7 @@ mod thunk {
         "fsd fa7, 120(sp)",
         "mv a0, t3",
         "addi a1, sp, 160",
+        "mv a2, ra",
         "call {grow}",
         "mv t5, a0",
         "ld ra, 152(sp)",
@@ -244,43 +461,17 @@ mod thunk {
         "addi sp, sp, 160",
         "jr t4",
         ".size rvbpf_shadow_grow_0_1, . - rvbpf_shadow_grow_0_1",
-        ".hidden rvbpf_shadow_find_0_1",
-        ".globl rvbpf_shadow_find_0_1",
-        ".type rvbpf_shadow_find_0_1, @function",
-        "rvbpf_shadow_find_0_1:",
-        "addi sp, sp, -48",
-        "sd t4, 40(sp)",
-        "sd a0, 0(sp)",
-        "sd a1, 8(sp)",
-        "fsd fa0, 16(sp)",
-        "fsd fa1, 24(sp)",
-        "addi a0, sp, 48",
-        "call {find}",
-        "ld t4, 40(sp)",
-        "ld a0, 0(sp)",
-        "ld a1, 8(sp)",
-        "fld fa0, 16(sp)",
-        "fld fa1, 24(sp)",
-        "addi sp, sp, 48",
-        "jr t4",
-        ".size rvbpf_shadow_find_0_1, . - rvbpf_shadow_find_0_1",
         ".option pop",
         ".previous",
         grow = sym super::grow,
-        find = sym super::find,
     );
 
     unsafe extern "C" {
         fn rvbpf_shadow_grow_0_1();
-        fn rvbpf_shadow_find_0_1();
     }
 
     pub(crate) fn grow_addr() -> u64 {
         rvbpf_shadow_grow_0_1 as *const () as u64
-    }
-
-    pub(crate) fn find_addr() -> u64 {
-        rvbpf_shadow_find_0_1 as *const () as u64
     }
 }
 
@@ -289,10 +480,6 @@ mod thunk {
     pub(crate) fn grow_addr() -> u64 {
         super::grow as *const () as u64
     }
-
-    pub(crate) fn find_addr() -> u64 {
-        super::find as *const () as u64
-    }
 }
 
-pub(crate) use thunk::{find_addr, grow_addr};
+pub(crate) use thunk::grow_addr;

@@ -179,7 +179,8 @@ pub(crate) fn sweep() {
             .tid
             .compare_exchange(tid, CLAIMED, Ordering::Acquire, Ordering::Relaxed);
         if claimed.is_ok() {
-            shadow::unmap(e.shadow.swap(0, Ordering::Relaxed));
+            let stays = shadow::unmap(e.shadow.load(Ordering::Relaxed));
+            e.shadow.store(stays, Ordering::Relaxed);
             e.tid.store(0, Ordering::Release);
         }
     }

@@ -4,7 +4,7 @@ use object::{Object, ObjectSection, ObjectSymbol};
 use text::{RxAddr, RxRange};
 
 use super::*;
-use crate::info::{Cfa, LineEntry, Row, Symbol, Unwind};
+use crate::info::{Cfa, Landing, LineEntry, Row, SavedFrom, Symbol, Unwind};
 
 const BASE: u64 = 0x3f_8000_1000;
 
@@ -26,12 +26,17 @@ pub(crate) fn sample() -> Vec<u8> {
         (6, 32, saved.clone()),
         (24, 32, vec![(1, -8)]),
         (26, 0, vec![]),
-        (28, 32, saved),
+        (28, 32, saved.clone()),
     ];
     let row = |(off, cfa, saved)| Row {
         off,
         cfa: Cfa { reg: 2, off: cfa },
         saved,
+        from: SavedFrom::Cfa,
+    };
+    let elsewhere = Row {
+        from: SavedFrom::Reg(8),
+        ..row((44, 0, saved))
     };
     let unwind = |off, len, rows| Unwind { off, len, rows };
     object(&CodeInfo {
@@ -44,8 +49,13 @@ pub(crate) fn sample() -> Vec<u8> {
         lines: &[line(0, "a.c", 10), line(8, "b.h", 300), line(40, "a.c", 2)],
         unwind: &[
             unwind(0, 40, rows.map(row).into()),
-            unwind(40, 24, Vec::new()),
+            unwind(40, 24, vec![elsewhere]),
         ],
+        landings: &[Landing {
+            off: 50,
+            len: 8,
+            to: 60,
+        }],
     })
 }
 
@@ -124,9 +134,17 @@ fn readelf_reads_lines_and_rows() {
         "0000003f80001018 sp+32 c-8 u",
         "0000003f8000101a sp+0 u u",
         "0000003f8000101c sp+32 c-8 c-16",
+        "0000003f8000102c sp+0 exp exp",
     ] {
         let squeezed = words(&frames).join(" ");
         assert!(squeezed.contains(want), "{want} is not in\n{frames}");
+    }
+    let raw = words(&ask("--dwarf=frames")).join(" ");
+    for want in [
+        "Augmentation: \"zPLR\"",
+        "DW_CFA_expression: r1 (ra) (DW_OP_breg8 (s0): -8)",
+    ] {
+        assert!(raw.contains(want), "{want} is not in\n{raw}");
     }
     let info = ask("--dwarf=info");
     assert!(info.contains("DW_AT_name        : a.c"), "{info}");
