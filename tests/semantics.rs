@@ -23,6 +23,8 @@ mod raw;
 mod recursion;
 #[path = "semantics/signals.rs"]
 mod signals;
+#[path = "semantics/storms.rs"]
+mod storms;
 #[path = "semantics/survive.rs"]
 mod survive;
 #[path = "semantics/unknown.rs"]
