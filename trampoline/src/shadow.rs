@@ -6,7 +6,8 @@
 //! `sp` is left alone, and `fp`, which the function keeps, leads back to the entry.
 //!
 //! ```text
-//!   base -> head: where entries begin that nobody has had yet; when to collect
+//!   base -> head: how many entries have ever been out, and how many that may be until they are
+//!           collected
 //!           entry  ┌─ frame of the image, or the next free entry ─┬ owner ┬ line ┬ sp ┐
 //!           entry  │ …
 //! ```

@@ -19,6 +19,7 @@ use lab_init::{
 
 use crate::{
     cargo::{Built, Executable, Want, build},
+    gdb::GDB_VAR,
     machine::Machine,
     run_dir::RunDir,
     vm::Console,
@@ -205,7 +206,7 @@ fn env_for(load: &Load, out: &Path) -> Vec<Job> {
 /// that start with `RVBPF_`, but those that name something on this machine or
 /// that the lab sets itself.
 pub(crate) fn settings() -> impl Iterator<Item = (String, String)> {
-    const NOT: [&str; 4] = [OUT_VAR, MEASURE_VAR, MATERIAL_VAR, AS_VAR];
+    const NOT: [&str; 5] = [OUT_VAR, MEASURE_VAR, MATERIAL_VAR, AS_VAR, GDB_VAR];
     env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(|(name, _)| name.starts_with("RVBPF_") && !NOT.contains(&name.as_str()))

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //! main ─ test, run, bench, ci ─ lab ─┬─ (native) ─────────────── lab_init::runner
-//!                                    └─ vm_lab ─┬─ tree, enter, apt, kernel, clang, vendor ─ cache
+//!                                    └─ vm_lab ─┬─ tree, enter, apt, kernel, clang, gdb, vendor ─ cache
 //!                                               ├─ cargo, elf, initramfs
 //!                                               └─ vm, machine ═ serial line ═ lab_init
 //! ```
@@ -22,6 +22,7 @@ mod corpus;
 mod elf;
 mod enter;
 mod fuzz;
+mod gdb;
 mod initramfs;
 mod kernel;
 mod lab;

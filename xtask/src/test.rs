@@ -3,7 +3,7 @@
 //! Key type: [`Selection`]. Neighbours: `lab` builds and runs, `report` counts;
 //! [`lab_init::runner`] lists, limits and kills.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
@@ -11,6 +11,7 @@ use lab_init::job::{Job, Kind};
 
 use crate::{
     cargo::{Built, Want, build},
+    gdb::{self, GDB_VAR, Gdb},
     initramfs::files_under,
     lab::{AS_VAR, Lab, LabKind, Load, Place, run_here},
     report::Report,
@@ -73,6 +74,13 @@ impl Selection {
             .into_iter()
             .chain(all.iter().copied())
             .chain(files)
+    }
+
+    /// Whether the executable called `name` may run any test.
+    fn wants(&self, built: &Built, name: &str) -> bool {
+        let is_there = built.executables.iter().any(|e| e.name == name);
+        let is_meant = |filter: &String| filter.contains(name);
+        is_there && (self.filters.is_empty() || self.filters.iter().any(is_meant))
     }
 
     /// Cargo's arguments for the packages that can run on `side`. None: there
@@ -160,6 +168,13 @@ fn test_places(
     if matches!(lab.kind, LabKind::Native) && Path::new(NATIVE_AS).exists() {
         env.push((AS_VAR, NATIVE_AS));
     }
+    let gdb = if selection.wants(&built, gdb::NAME) {
+        take_gdb(lab, &mut load)?
+    } else {
+        None
+    };
+    let gdb = gdb.map(|path| path.to_string_lossy().into_owned());
+    env.extend(gdb.as_deref().map(|path| (GDB_VAR, path)));
     add_tests(&mut load, &built, selection, &env);
     load.files = files_under(root, &|path| is_test_data(root, path))?;
     for place in places {
@@ -175,6 +190,19 @@ fn test_places(
     Ok(())
 }
 
+/// The debugger, which the VM gets with its libraries. A machine that has none does without.
+fn take_gdb(lab: &Lab, load: &mut Load) -> Result<Option<PathBuf>> {
+    let LabKind::Vm(vm) = &lab.kind else {
+        return Ok(Some(PathBuf::from(NATIVE_GDB)).filter(|path| path.exists()));
+    };
+    let gdb = Gdb::open(vm)?;
+    load.library_dirs.push(gdb.libraries());
+    load.libraries.push(gdb.program());
+    Ok(Some(gdb.program()))
+}
+
+/// Where Debian has gdb.
+const NATIVE_GDB: &str = "/usr/bin/gdb";
 /// Debian's assembler on riscv64.
 const NATIVE_AS: &str = "/usr/bin/riscv64-linux-gnu-as";
 /// Folders whose files tests may read when they run: the VM has them at the same
