@@ -1,7 +1,7 @@
 //! What each change of a site comes to: stores of half-words in an order, and whom to wait for.
 //!
 //! This is data alone, and the same data drives the live change ([`super::change`]) and the
-//! exhaustive model of it ([`super::model`]). A site is in one of four [`Phase`]s, by its head (the
+//! exhaustive model of it (`model`). A site is in one of four [`Phase`]s, by its head (the
 //! first half-word) and its tail (the rest of its jump):
 //!
 //! ```text

@@ -402,7 +402,7 @@ fn what_cannot_be_diverted_is_refused_with_its_reason() {
         at: data,
         ..good.clone()
     });
-    assert_eq!(got, Err(TextError::NotExecutable { addr: data.clone() }));
+    assert_eq!(got, Err(TextError::NotExecutable { addr: data }));
     // Lengths.
     let got = one(&Detour {
         covered_bytes: 6,

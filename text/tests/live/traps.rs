@@ -24,7 +24,9 @@ static OLDER: AtomicUsize = AtomicUsize::new(0);
 /// Steps over the breakpoint of `d_foreign`.
 fn step_over(info: *mut libc::siginfo_t, context: *mut c_void) {
     // SAFETY: the kernel's siginfo.
-    let addr = unsafe { (*info).si_addr() } as u64;
+    let info = unsafe { &*info };
+    // SAFETY: a breakpoint has an address.
+    let addr = unsafe { info.si_addr() } as u64;
     // SAFETY: the kernel passes the context that it will restore.
     let regs = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.__gregs };
     if regs[0] != rx(d_foreign).get() || addr != regs[0] {
