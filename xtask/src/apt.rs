@@ -1,7 +1,7 @@
 //! Fetching packages of any Debian suite and taking files out of them, without
 //! installing them: kernels, a compiler, libraries to hook later.
 //!
-//! Key type: [`Apt`]. Neighbours: `kernel` and `clang` use it; `tree` lends it
+//! Key type: [`Apt`]. Neighbours: `kernel`, `clang` and `debian` use it; `tree` lends it
 //! `apt`.
 //! Source: `apt-get(8)`, `apt.conf(5)`.
 
@@ -11,10 +11,11 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 
 use crate::{
     enter::Inside,
+    initramfs::files_under,
     process::{output_of, run_step},
     progress::Step,
     tree::{SUITE, Tree},
@@ -137,6 +138,22 @@ impl<'a> Apt<'a> {
         });
         command
     }
+}
+
+/// Moves the one file under `files` whose name begins with `name`.
+pub(crate) fn keep(files: &Path, name: &str, to: &Path) -> Result<()> {
+    let wanted = |path: &Path| {
+        let file = path.file_name().unwrap_or_default();
+        file.to_string_lossy().starts_with(name) && !path.is_symlink()
+    };
+    let found = files_under(files, &wanted)?;
+    ensure!(
+        found.len() == 1,
+        "the packages hold {} files {name}, not one",
+        found.len()
+    );
+    fs::create_dir_all(to.parent().context("a place in a folder")?)?;
+    fs::rename(&found[0], to).with_context(|| to.display().to_string())
 }
 
 fn parse_depends(text: &str) -> Vec<String> {

@@ -54,10 +54,12 @@ enum Measure {
     Insns,
     /// Time: `time`.
     Time,
+    /// What code is there: `code`.
+    Code,
 }
 
 /// All benches.
-pub(crate) const BENCHES: [Bench; 3] = [
+pub(crate) const BENCHES: [Bench; 4] = [
     Bench {
         name: "trampoline",
         about: "what a hooked call costs beyond an unhooked one",
@@ -78,6 +80,13 @@ pub(crate) const BENCHES: [Bench; 3] = [
         measures: &[Measure::Insns],
         material: Some(corpus::build),
         peers: Some("compile"),
+    },
+    Bench {
+        name: "any",
+        about: "which functions of libraries that everybody has can be hooked by a jump",
+        measures: &[Measure::Code],
+        material: None,
+        peers: None,
     },
 ];
 
@@ -137,6 +146,7 @@ pub(crate) fn bench(lab: &Lab, place: Place, bench: &Bench, console: Console) ->
             }
             (Measure::Insns, Place::Here) => ("insns", place),
             (Measure::Time, _) => ("time", place),
+            (Measure::Code, _) => ("code", place),
         };
         let mut load = Load::of(&built);
         let kind = Kind::Program {
@@ -258,7 +268,7 @@ mod tests {
         let text = find("speed").unwrap_err().to_string();
         assert_eq!(
             text,
-            "there is no bench speed; there are: trampoline, pack, jit"
+            "there is no bench speed; there are: trampoline, pack, jit, any"
         );
     }
 

@@ -12,13 +12,12 @@ use std::{
     process::Command,
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use crate::{
-    apt::Apt,
+    apt::{Apt, keep},
     cache::RoomMib,
     enter::Inside,
-    initramfs::files_under,
     lab::{Lab, LabKind},
     process::probe,
     progress::Step,
@@ -105,20 +104,4 @@ fn fetched(lab: &VmLab) -> Result<PathBuf> {
     };
     let key = format!("{SUITE}-{VERSION}");
     lab.cache.folder(("clang", &key), 1, ROOM, make)
-}
-
-/// Moves the one file under `files` whose name begins with `name`.
-fn keep(files: &Path, name: &str, to: &Path) -> Result<()> {
-    let wanted = |path: &Path| {
-        let file = path.file_name().unwrap_or_default();
-        file.to_string_lossy().starts_with(name) && !path.is_symlink()
-    };
-    let found = files_under(files, &wanted)?;
-    ensure!(
-        found.len() == 1,
-        "clang's packages hold {} files {name}, not one",
-        found.len()
-    );
-    fs::create_dir_all(to.parent().context("a place in a folder")?)?;
-    fs::rename(&found[0], to).with_context(|| to.display().to_string())
 }

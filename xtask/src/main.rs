@@ -7,6 +7,7 @@
 //! ```text
 //! main ─ test, run, bench, ci ─ lab ─┬─ (native) ─────────────── lab_init::runner
 //!                                    └─ vm_lab ─┬─ tree, enter, apt, kernel, clang, gdb, vendor ─ cache
+//!                                    └─ vm_lab ─┬─ tree, enter, apt, kernel, clang, debian, vendor ─ cache
 //!                                               ├─ cargo, elf, initramfs
 //!                                               └─ vm, machine ═ serial line ═ lab_init
 //! ```
@@ -19,6 +20,7 @@ mod ci;
 mod clang;
 mod conformance;
 mod corpus;
+mod debian;
 mod elf;
 mod enter;
 mod fuzz;

@@ -19,7 +19,8 @@ use lab_init::{
 use crate::{
     cache::Cache,
     cargo::{Want, build},
-    elf::Libraries,
+    debian,
+    elf::{Libraries, SYSTEM_DIR},
     enter::Inside,
     initramfs::Initramfs,
     kernel,
@@ -151,10 +152,11 @@ impl VmLab {
     fn initramfs(&self, load: &Load, jobs: &[Job]) -> Result<Initramfs> {
         let init = self.build_init()?;
         let system = ["usr/lib/riscv64-linux-gnu", "usr/riscv64-linux-gnu/lib"];
-        let libraries = Libraries {
+        let mut libraries = Libraries {
             same_path: load.library_dirs.clone(),
             system: system.iter().map(|dir| self.tree.host_path(dir)).collect(),
         };
+        let opened = self.opened(jobs, &mut libraries)?;
         let mut initramfs = Initramfs::new(&libraries)?;
         initramfs.add_elf(Path::new("/init"), &init, &libraries)?;
         for job in jobs {
@@ -164,11 +166,26 @@ impl VmLab {
         for library in &load.libraries {
             initramfs.add_elf(library, library, &libraries)?;
         }
+        for (inside, host) in opened {
+            initramfs.add_elf(&inside, &host, &libraries)?;
+        }
         for file in &load.files {
             initramfs.add_file(file, file);
         }
         initramfs.add_bytes(Path::new(JOBS_PATH), serde_json::to_vec(jobs)?);
         Ok(initramfs)
+    }
+
+    /// Debian's libraries, if one of `jobs` opens them, which are libraries of the system then: as
+    /// (path in the VM, path here).
+    fn opened(&self, jobs: &[Job], libraries: &mut Libraries) -> Result<Vec<(PathBuf, PathBuf)>> {
+        if !jobs.iter().any(|job| debian::is_opened_by(&job.name)) {
+            return Ok(Vec::new());
+        }
+        let dir = debian::fetched(&self.cache, &self.tree, &self.stage)?;
+        libraries.system.push(dir.clone());
+        let both = |name| (Path::new(SYSTEM_DIR).join(name), dir.join(name));
+        Ok(debian::names().map(both).collect())
     }
 
     fn build_init(&self) -> Result<PathBuf> {
