@@ -31,6 +31,11 @@ pub(crate) enum PageSize {
 impl PageSize {
     pub(crate) const ALL: [Self; 3] = [Self::K4, Self::M2, Self::G1];
 
+    /// Where the page ends that `address` lies in.
+    pub(crate) fn end_of(self, address: u64) -> u64 {
+        ((address >> self.shift()) + 1) << self.shift()
+    }
+
     fn shift(self) -> u32 {
         match self {
             Self::K4 => 12,

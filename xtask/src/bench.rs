@@ -59,7 +59,7 @@ enum Measure {
 }
 
 /// All benches.
-pub(crate) const BENCHES: [Bench; 4] = [
+pub(crate) const BENCHES: [Bench; 5] = [
     Bench {
         name: "trampoline",
         about: "what a hooked call costs beyond an unhooked one",
@@ -85,6 +85,13 @@ pub(crate) const BENCHES: [Bench; 4] = [
         name: "any",
         about: "which functions of libraries that everybody has can be hooked by a jump",
         measures: &[Measure::Code],
+        material: None,
+        peers: None,
+    },
+    Bench {
+        name: "itlb",
+        about: "what code layout does to the instruction TLB",
+        measures: &[Measure::Insns],
         material: None,
         peers: None,
     },
@@ -268,7 +275,7 @@ mod tests {
         let text = find("speed").unwrap_err().to_string();
         assert_eq!(
             text,
-            "there is no bench speed; there are: trampoline, pack, jit, any"
+            "there is no bench speed; there are: trampoline, pack, jit, any, itlb"
         );
     }
 

@@ -6,8 +6,7 @@
 //!
 //! ```text
 //! main ─ test, run, bench, ci ─ lab ─┬─ (native) ─────────────── lab_init::runner
-//!                                    └─ vm_lab ─┬─ tree, enter, apt, kernel, clang, gdb, vendor ─ cache
-//!                                    └─ vm_lab ─┬─ tree, enter, apt, kernel, clang, debian, vendor ─ cache
+//!                                    └─ vm_lab ─┬─ tree, enter, apt, kernel, clang, gdb, debian, vendor ─ cache
 //!                                               ├─ cargo, elf, initramfs
 //!                                               └─ vm, machine ═ serial line ═ lab_init
 //! ```
