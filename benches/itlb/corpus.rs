@@ -1,7 +1,8 @@
 //! The programs that are called: BPF without a branch, compiled.
 //!
-//! Sizes are drawn log-uniformly from [`SIZES`]: as many programs between 64 and 128 bytes as
-//! between 512 and 1,024. Since a program has no branch, a call executes all of it once, from its
+//! Sizes are spread log-uniformly over [`SIZES`]: as many programs between 64 and 128 bytes as
+//! between 512 and 1,024. They go by the golden ratio, so that any number of programs has about the
+//! same mixture (R. C. Richtmyer's sequence), and numbers of programs can be compared. Since a program has no branch, a call executes all of it once, from its
 //! first byte to its last, which is how the model knows the addresses that are executed; and since
 //! it refers to no address, it is compiled once and runs wherever it is copied. [`Corpus::new`] looks
 //! that both is so. A program returns its number, so that the sum of the results tells whether the
@@ -15,9 +16,8 @@ use rvbpf::RxAddr;
 use rvbpf::bpf::{AluOp, BpfReg::*, Env, Options, Program, ProgramBuilder};
 
 use super::Error;
-use super::order::Rng;
 
-/// Of what sizes programs are, in bytes, but for a few.
+/// Of what sizes programs are, in bytes, but for eight at most.
 pub(crate) const SIZES: RangeInclusive<u64> = 64..=1024;
 
 /// Machine code, by number of the program.
@@ -28,9 +28,8 @@ pub(crate) struct Corpus {
 
 impl Corpus {
     pub(crate) fn new(nr_programs: usize) -> Result<Self, Error> {
-        let mut rng = Rng::new(64);
-        let codes = (0..nr_programs)
-            .map(|number| code(number as u32, drawn(&mut rng)))
+        let codes = (0..nr_programs as u32)
+            .map(|number| code(number, size_bytes(number)))
             .collect::<Result<_, _>>()?;
         Ok(Self { codes })
     }
@@ -58,9 +57,12 @@ impl Corpus {
     }
 }
 
-fn drawn(rng: &mut Rng) -> u64 {
+/// How large a program shall be; the first is the median.
+fn size_bytes(number: u32) -> u64 {
+    const GOLDEN: f64 = 0.618_033_988_749_894_9;
     let (low, high) = (*SIZES.start() as f64, *SIZES.end() as f64);
-    (low * (high / low).powf(rng.unit())) as u64
+    let part = (0.5 + f64::from(number) * GOLDEN).fract();
+    (low * (high / low).powf(part)) as u64
 }
 
 /// A program of about `size_bytes`.

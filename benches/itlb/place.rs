@@ -158,7 +158,10 @@ impl Placed {
             all if all == nr => "2 MiB pages".to_owned(),
             some => format!("2 MiB pages for {some} of {nr} programs, 4 KiB pages for the rest"),
         };
-        format!("{} packs of 2 MiB, in {pages}", stats.nr_packs)
+        match stats.nr_packs {
+            1 => format!("1 pack of 2 MiB, in {pages}"),
+            nr_packs => format!("{nr_packs} packs of 2 MiB, in {pages}"),
+        }
     }
 
     /// Whether all of it is in huge pages.

@@ -237,7 +237,7 @@ impl Run<'_> {
     fn note_corpus(&mut self, corpus: &Corpus) {
         let (least, median, most) = corpus.sizes();
         let note = format!(
-            "sizes of programs, drawn log-uniformly: {least} to {most} bytes, median {median}"
+            "sizes of programs, spread log-uniformly: {least} to {most} bytes, median {median}"
         );
         self.results.notes.push(note);
     }
