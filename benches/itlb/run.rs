@@ -21,10 +21,10 @@ use super::results::{Memory, Metric, Point, Results, Spread};
 use super::spec::TlbSpec;
 use super::tlb::{PageSize, Tlb};
 
-/// The fewest calls that a point is measured by.
+/// The fewest calls that a point is measured by, about.
 const MIN_CALLS: usize = 8192;
-/// Calls of each program, on average.
-const CALLS_EACH: usize = 4;
+/// Calls of each program, on average, at least.
+const MIN_CALLS_EACH: usize = 4;
 /// Runs in a VM, whose counts repeat.
 const RUNS_EMULATED: usize = 2;
 
@@ -86,7 +86,7 @@ impl Run<'_> {
         for &order in &self.plan.orders {
             progress(&format!("{}, {order}", layout.about()));
             for &nr in &self.plan.programs {
-                let calls = order.calls(nr, (CALLS_EACH * nr).max(MIN_CALLS));
+                let calls = order.calls(nr, nr * MIN_CALLS.div_ceil(nr).max(MIN_CALLS_EACH));
                 let values = match &shared {
                     Some(placed) => self.point(placed, order, nr, &calls)?,
                     None => {
