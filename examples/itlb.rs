@@ -16,9 +16,9 @@
 mod itlb;
 
 #[cfg(target_arch = "riscv64")]
-use itlb::plan::Plan;
+use itlb::Error;
 #[cfg(target_arch = "riscv64")]
-use itlb::{Error, Outcome};
+use itlb::plan::Plan;
 
 #[cfg(not(target_arch = "riscv64"))]
 fn main() {
@@ -47,37 +47,10 @@ fn demo() -> Result<(), Error> {
          many pages the\nprograms are spread over.\n"
     );
     let outcome = itlb::measure(&plan)?;
-    println!("\n{}", in_a_sentence(&outcome));
+    println!("\n{}", outcome.in_a_sentence());
     println!(
         "written to {}: itlb.json, itlb.csv, itlb_*.svg",
         plan.out.display()
     );
     Ok(())
-}
-
-/// What the numbers say.
-#[cfg(target_arch = "riscv64")]
-fn in_a_sentence(outcome: &Outcome) -> String {
-    let found = outcome
-        .rows
-        .iter()
-        .find(|row| row.row.starts_with("huge_vs_page_misses_") && row.row.ends_with("_random"));
-    let Some((row, page)) = found.and_then(|row| Some((row, row.peer_value?))) else {
-        return "Layouts page and huge were not both measured in random order.".into();
-    };
-    let nr: String = row.row.chars().filter(char::is_ascii_digit).collect();
-    let huge = row.value;
-    let pages = match outcome.results.is_huge {
-        true => "in packs of 2 MiB pages",
-        false => "in packs, of 4 KiB pages for want of others",
-    };
-    let goal = match outcome.goal {
-        Some(true) => " At most 1/50 is the goal: it is met.",
-        Some(false) => " At most 1/50 is the goal: it is missed.",
-        None => "",
-    };
-    format!(
-        "In the model, {nr} programs called at random miss the first level {page:.3} times a call \
-         with a page\nfor each, and {huge:.3} times {pages}.{goal}"
-    )
 }

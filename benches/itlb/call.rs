@@ -19,6 +19,9 @@ pub(crate) const LOOP_INSNS: u64 = 7;
 global_asm!(
     ".section .text.itlb_calls, \"ax\", @progbits",
     ".balign 128",
+    // Whatever part of this program refers to it may be compiled apart from this.
+    ".globl itlb_calls",
+    ".hidden itlb_calls",
     ".type itlb_calls, @function",
     "itlb_calls:",
     "addi sp, sp, -32",

@@ -40,12 +40,42 @@ use report::Row;
 use results::Results;
 
 /// What came out.
+#[cfg(target_arch = "riscv64")]
 #[derive(Debug)]
 pub(crate) struct Outcome {
     pub(crate) results: Results,
     pub(crate) rows: Vec<Row>,
     /// Whether huge pages do as much as they shall, where that was measured.
     pub(crate) goal: Option<bool>,
+}
+
+#[cfg(target_arch = "riscv64")]
+impl Outcome {
+    /// What the numbers say of huge pages, in random order.
+    pub(crate) fn in_a_sentence(&self) -> String {
+        let is_it = |row: &&Row| {
+            row.row.starts_with("huge_vs_page_misses_") && row.row.ends_with("_random")
+        };
+        let found = self.rows.iter().find(is_it);
+        let Some((row, page)) = found.and_then(|row| Some((row, row.peer_value?))) else {
+            return "Layouts page and huge were not both measured in random order.".into();
+        };
+        let nr: String = row.row.chars().filter(char::is_ascii_digit).collect();
+        let huge = row.value;
+        let pages = match self.results.is_huge {
+            true => "in packs of 2 MiB pages",
+            false => "in packs, of 4 KiB pages for want of others",
+        };
+        let goal = match self.goal {
+            Some(true) => " At most 1/50 is the goal: it is met.",
+            Some(false) => " At most 1/50 is the goal: it is missed.",
+            None => "",
+        };
+        format!(
+            "In the model, {nr} programs called at random miss the first level {page:.3} times a \
+             call with a page\nfor each, and {huge:.3} times {pages}.{goal}"
+        )
+    }
 }
 
 /// Measures what `plan` says, shows it, and writes it to the plan's folder.

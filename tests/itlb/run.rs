@@ -61,6 +61,11 @@ fn a_short_run_finds_what_can_be_worked_out_by_hand() {
     assert_eq!(outcome.results.lonely_bytes, (2 << 20, 4 << 10));
     // Not 4,096 programs: the goal says nothing.
     assert_eq!(outcome.goal, None);
+    let sentence = outcome.in_a_sentence();
+    assert!(
+        sentence.starts_with("In the model, 512 programs called at random"),
+        "{sentence}"
+    );
     let files = files_of(&plan);
     for name in [
         "itlb.csv",
@@ -142,6 +147,11 @@ fn without_huge_pages_it_falls_back_and_says_so() {
     // Its numbers are those of small pages, and the goal is neither met nor missed.
     assert!(misses(&outcome, Layout::Huge, Order::Random, 1024) > 0.5);
     assert_eq!(outcome.goal, None);
+    assert!(
+        outcome
+            .in_a_sentence()
+            .ends_with("of 4 KiB pages for want of others.")
+    );
     assert_eq!(outcome.results.lonely_bytes.0 / 1024, 4);
     std::fs::remove_dir_all(&plan.out).expect("removed");
 }
