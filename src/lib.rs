@@ -46,6 +46,7 @@ mod hwprobe;
 mod panics;
 mod raw;
 mod runtime;
+pub mod struct_ops;
 
 pub use abi::AbiType;
 #[doc(hidden)]
@@ -62,6 +63,7 @@ pub use raw::{
 };
 pub use runtime::{Builder, Runtime, Stats};
 pub use rv64::Features;
+pub use rvbpf_derive::StructOps;
 pub use symbols::{SymbolsError, Tools};
 pub use text::RxAddr;
 pub use trampoline::model;

@@ -9,8 +9,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
+use rv64::Features;
 use symbols::Tools;
 use text::RxAddr;
+use trampoline::indirect::Workshop;
 use trampoline::{FuncModel, TrampError, TrampStats, Trampolines, Traps};
 
 use crate::bpf::{self, BpfProg, Env, LoadError, Options, Program};
@@ -18,6 +20,7 @@ use crate::error::Error;
 use crate::func::{HookFn, Untyped};
 use crate::glue::Site;
 use crate::hook::{self, Hook, HookBuilder};
+use crate::struct_ops::{OpsStats, Retirees};
 
 /// How long dropping the last handle of a runtime waits for images to be left.
 const LAST_PATIENCE: Duration = Duration::from_secs(1);
@@ -36,6 +39,7 @@ pub(crate) struct Inner {
     pub(crate) tramps: Trampolines,
     packs: Arc<PackAlloc>,
     tools: Tools,
+    ops: Retirees,
 }
 
 /// Settings of a runtime.
@@ -52,6 +56,8 @@ pub struct Builder {
 pub struct Stats {
     /// Hooked functions, programs, images, and what waits to be freed.
     pub tramps: TrampStats,
+    /// Tables of functions.
+    pub ops: OpsStats,
     /// Code memory.
     pub packs: PackStats,
 }
@@ -90,6 +96,7 @@ impl Builder {
                 tramps,
                 packs,
                 tools: self.tools,
+                ops: Retirees::default(),
             }),
         })
     }
@@ -201,8 +208,14 @@ impl Runtime {
     #[doc(alias = "synchronize_rcu_tasks")]
     pub fn synchronize(&self, patience: Duration) -> Result<(), Error> {
         let end = Instant::now() + patience;
-        self.inner.tramps.synchronize(patience)?;
-        match bpf::synchronize(end.saturating_duration_since(Instant::now())) {
+        // First: what tables hold may be programs in arrays.
+        let retired = self.inner.ops.synchronize(patience);
+        if retired > 0 {
+            return Err(TrampError::StillInUse { retired }.into());
+        }
+        let left = || end.saturating_duration_since(Instant::now());
+        self.inner.tramps.synchronize(left())?;
+        match bpf::synchronize(left()) {
             0 => Ok(()),
             retired => Err(TrampError::StillInUse { retired }.into()),
         }
@@ -235,6 +248,19 @@ impl Runtime {
         &self.inner.packs
     }
 
+    /// Where code for tables is made.
+    pub(crate) fn workshop(&self) -> Workshop {
+        Workshop {
+            packs: self.inner.packs.clone(),
+            features: Features::RV64GC,
+            tools: self.inner.tools,
+        }
+    }
+
+    pub(crate) fn retirees(&self) -> &Retirees {
+        &self.inner.ops
+    }
+
     pub(crate) fn tools(&self) -> Tools {
         self.inner.tools
     }
@@ -244,6 +270,7 @@ impl Runtime {
     pub fn stats(&self) -> Stats {
         Stats {
             tramps: self.inner.tramps.stats(),
+            ops: self.inner.ops.stats(),
             packs: Trampolines::exclusively(|| self.inner.packs.stats()).unwrap_or_default(),
         }
     }
@@ -253,6 +280,11 @@ impl Drop for Inner {
     fn drop(&mut self) {
         // No hook is left: each holds this. Programs may be, if the kernel refused to let the last
         // handle detach them. What can be reached, or threads are still in, cannot be unmapped.
+        // Links held this too; tables that they led to may not have been left yet.
+        if self.ops.synchronize(LAST_PATIENCE) > 0 {
+            self.ops.leak();
+            std::mem::forget(self.packs.clone());
+        }
         let left = self.tramps.detach_rest();
         if left
             .and_then(|()| self.tramps.synchronize(LAST_PATIENCE))

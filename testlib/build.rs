@@ -53,9 +53,13 @@ fn number(name: &str, default: u64) -> u64 {
 
 fn compile_functions() {
     let mut build = compiler();
-    build
-        .flag(PAD)
-        .files(["c/functions.c", "c/sites.c", "c/pads.S", "c/gate.S"]);
+    build.flag(PAD).files([
+        "c/functions.c",
+        "c/ops.c",
+        "c/sites.c",
+        "c/pads.S",
+        "c/gate.S",
+    ]);
     build.compile("testlib_functions");
     // As distributions compile.
     let mut plain = compiler();

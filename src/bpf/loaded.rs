@@ -313,6 +313,11 @@ impl BpfProg {
         RawProg(prog)
     }
 
+    /// What its own helper calls want to find in a context, whatever it may go on in.
+    pub(crate) fn asks_for(&self) -> Needs {
+        helpers::needs(self.compiled().program())
+    }
+
     /// The runtime in whose packs it is.
     #[must_use]
     pub fn runtime(&self) -> &Runtime {

@@ -50,6 +50,13 @@ impl Emit {
         self.here()
     }
 
+    /// Four bytes, wherever they come to lie: to be filled in when the place is known.
+    pub(crate) fn hole(&mut self, insn: Insn) -> Label {
+        let label = self.here();
+        self.asm.emit_wide(insn);
+        label
+    }
+
     pub(crate) fn insn(&mut self, insn: Insn) {
         match std::mem::replace(&mut self.width, Width::Any) {
             Width::Any => self.asm.emit(insn),

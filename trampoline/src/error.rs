@@ -86,6 +86,12 @@ pub enum TrampError {
         /// How many.
         retired: usize,
     },
+    /// All cells for members of struct_ops tables are taken. Kernel: `-ENOSPC`.
+    #[error("there are cells for {max} members of tables, and not enough of them are free")]
+    TooManyMembers {
+        /// How many the process has.
+        max: usize,
+    },
     /// The process cannot run images.
     #[error("trampolines run on riscv64 Linux only; this process is something else")]
     UnsupportedHost,

@@ -13,6 +13,10 @@
 //! grace period sees from any thread's guard which image it is in: keys lie in the range of the
 //! image.
 //!
+//! Beside it stands what a thread holds of *struct_ops* tables: the entry of the member that it is
+//! in, those that it was in when it called that one, and the tables that it has pinned
+//! ([`crate::indirect`]).
+//!
 //! Registered threads stand in a table (`tid`, address of the block), so that a grace period
 //! can look at the guard of a thread that sleeps. Neither registering nor looking allocates from
 //! the heap: both may happen inside a hooked `malloc`.
@@ -26,6 +30,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 /// Nested images that are remembered; deeper nesting counts as recursion.
 pub(crate) const MAX_NESTING: usize = 11;
+
+/// Members inside members that are remembered by name; deeper ones are counted.
+pub(crate) const OPS_NESTING: usize = 6;
+
+/// Tables that a thread can have pinned at a time by name; more are counted.
+pub(crate) const OPS_PINS: usize = 8;
 
 /// The thread-local block that images read and write, addressed from `tp`. Its words are atomic
 /// because machine code and signal handlers of the same thread change them under our feet; all
@@ -43,15 +53,25 @@ pub(crate) struct ThreadBlock {
     /// Keys of the images whose programs were interrupted by the one in `guard`.
     pub(crate) depth: AtomicU64,
     pub(crate) nested: [AtomicU64; MAX_NESTING],
+    /// The entry of the struct_ops member that the thread is in; `tp`: none; 0: not registered.
+    pub(crate) ops: AtomicU64,
+    /// Entries of those that it was in when it called that one.
+    pub(crate) ops_depth: AtomicU64,
+    pub(crate) ops_nested: [AtomicU64; OPS_NESTING],
+    /// Numbers of the tables that it has pinned, 0 where none.
+    pub(crate) pins: [AtomicU64; OPS_PINS],
 }
 
 /// Bytes reserved by the assembly below.
 #[cfg(all(target_arch = "riscv64", target_os = "linux"))]
 const BLOCK_BYTES: usize = size_of::<ThreadBlock>();
-const _: () = assert!(size_of::<ThreadBlock>() == 128);
+const _: () = assert!(size_of::<ThreadBlock>() == 256);
 pub(crate) const GUARD_OFF: i32 = offset_of!(ThreadBlock, guard) as i32;
 pub(crate) const SHARD_OFF: i32 = offset_of!(ThreadBlock, shard_off) as i32;
 pub(crate) const SHADOW_FREE_OFF: i32 = offset_of!(ThreadBlock, shadow_free) as i32;
+pub(crate) const OPS_OFF: i32 = offset_of!(ThreadBlock, ops) as i32;
+pub(crate) const OPS_DEPTH_OFF: i32 = offset_of!(ThreadBlock, ops_depth) as i32;
+pub(crate) const OPS_NESTED_OFF: i32 = offset_of!(ThreadBlock, ops_nested) as i32;
 
 pub(crate) use imp::{block, errno_tp_off, thread_tp_off};
 
@@ -167,11 +187,41 @@ impl ThreadBlock {
             && ((guard != idle && in_image(guard))
                 || nested.iter().any(|k| in_image(k.load(Relaxed))))
     }
+
+    /// Is the thread in a member, or has it pinned a table, that `is_of` knows?
+    pub(crate) fn holds(&self, idle: u64, is_of: impl Fn(u64) -> bool) -> bool {
+        let now = self.ops.load(Relaxed);
+        let depth = (self.ops_depth.load(Relaxed) as usize).min(OPS_NESTING);
+        let mut more = self.ops_nested[..depth].iter().chain(&self.pins);
+        let counts = |word: u64| word != 0 && word != idle && is_of(word);
+        counts(now) || more.any(|word| counts(word.load(Relaxed)))
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_thread_holds_of_tables_is_found_everywhere() {
+        let b = ThreadBlock::default();
+        let mine = |k| (100..200).contains(&k);
+        assert!(!b.holds(150, mine));
+        b.ops.store(150, Relaxed);
+        assert!(!b.holds(150, mine), "idle");
+        assert!(b.holds(5, mine), "in a member");
+        b.ops.store(300, Relaxed);
+        b.ops_nested[1].store(150, Relaxed);
+        b.ops_depth.store(1, Relaxed);
+        assert!(!b.holds(5, mine), "a level above the depth is stale");
+        b.ops_depth.store(2, Relaxed);
+        assert!(b.holds(5, mine), "in a member further out");
+        b.ops_depth.store(u64::MAX, Relaxed);
+        assert!(b.holds(5, mine), "whatever the depth says");
+        b.ops_depth.store(0, Relaxed);
+        b.pins[OPS_PINS - 1].store(150, Relaxed);
+        assert!(b.holds(5, mine), "pinned");
+    }
 
     #[test]
     fn a_key_is_found_at_every_level() {

@@ -11,6 +11,7 @@
 //! | `image` | codegen |
 //! | `guard`, `table`, `slow` | the word per thread that tells recursion, nesting and grace periods |
 //! | `shadow` | frames of images whose function must see the caller's stack pointer |
+//! | [`indirect`] | struct_ops: tables of functions that are swapped while they are called |
 //! | `slot` | one word that leads a site to its image |
 //! | `entry` | pads, and functions whose first instructions are moved |
 //! | [`prologue`] | moves the first instructions of a function that has no pad |
@@ -38,6 +39,7 @@ mod flags;
 pub mod frame;
 mod guard;
 mod image;
+pub mod indirect;
 mod life;
 pub mod model;
 mod owner;

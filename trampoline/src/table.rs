@@ -134,11 +134,19 @@ pub(crate) fn shadow_of_this_thread() -> Option<&'static AtomicU64> {
 /// Does a thread that does not run now (the caller has made sure) run programs of one of the
 /// images that `in_image` knows?
 pub(crate) fn is_busy(tid: i32, in_image: &dyn Fn(u64) -> bool) -> bool {
+    any_block(tid, |block, idle| block.runs(idle, in_image))
+}
+
+/// Is such a thread in a member of a struct_ops table, or has it pinned one, that `is_of` knows?
+pub(crate) fn holds(tid: i32, is_of: &dyn Fn(u64) -> bool) -> bool {
+    any_block(tid, |block, idle| block.holds(idle, is_of))
+}
+
+fn any_block(tid: i32, is_so: impl Fn(&ThreadBlock, u64) -> bool) -> bool {
     let blocks = entries().filter(|e| e.tid.load(Ordering::Acquire) == tid);
     blocks.map(|e| e.block.load(Ordering::Relaxed)).any(|at| {
         let copy = read_block(at);
-        let idle = guard::idle_value(at);
-        copy.is_some_and(|b| b.runs(idle, in_image))
+        copy.is_some_and(|block| is_so(&block, guard::idle_value(at)))
     })
 }
 
@@ -146,6 +154,12 @@ pub(crate) fn is_busy(tid: i32, in_image: &dyn Fn(u64) -> bool) -> bool {
 pub(crate) fn is_busy_here(in_image: impl Fn(u64) -> bool) -> bool {
     let block = guard::block();
     block.runs(guard::idle_value(block.addr()), in_image)
+}
+
+/// [`holds`] for the calling thread. Safe in signal handlers.
+pub(crate) fn holds_here(is_of: impl Fn(u64) -> bool) -> bool {
+    let block = guard::block();
+    block.holds(guard::idle_value(block.addr()), is_of)
 }
 
 /// Copies a block of another thread, whose memory may be gone by now.

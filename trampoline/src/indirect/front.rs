@@ -1,0 +1,145 @@
+//! What C code calls: one stub for each member, at an address that never changes.
+//!
+//! Key type: [`Front`]. Neighbours: `code` makes the stubs, `cells` holds what they load, `member`
+//! what they call.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+
+use pack_alloc::Near;
+use text::{RxAddr, RxRange};
+
+use super::cells::{self, Cells, MAX_CELLS};
+use super::code::{self, MAX_FRAME_BYTES, StubSpec, stub_frame_bytes};
+use super::member::{Placed, Version, locked, place};
+use super::{Member, Workshop};
+use crate::error::TrampError;
+use crate::model::FuncModel;
+
+/// How far the stubs may be from their cells.
+const REACH_BYTES: u64 = (1 << 31) - (1 << 20);
+
+/// The stubs of a table, and where each leads. Nothing is freed before this is dropped, which must
+/// wait until nobody can be in a stub ([`Leaving::of_front`](super::Leaving::of_front)).
+#[derive(Debug)]
+pub struct Front {
+    placed: Placed,
+    stubs: Vec<RxAddr>,
+    /// Given back under the lock of changes.
+    cells: Option<Cells>,
+    /// Calls that are nested too deeply to be remembered by name, and pins that found no place.
+    deep: Box<AtomicI64>,
+    /// The number of the version that calls go to; 0: none.
+    current: AtomicU64,
+    /// What calls find when there is no version.
+    vacant: Arc<Version>,
+}
+
+impl Front {
+    /// Stubs for members of these models. Calls get zeros until [`Front::lead`], or reach the
+    /// members of `vacant`, which fit the models.
+    ///
+    /// # Errors
+    /// [`TrampError::TooManyMembers`]; [`TrampError::FrameTooLarge`], [`TrampError::Layout`],
+    /// [`TrampError::Pack`].
+    pub fn new(
+        shop: &Workshop,
+        models: &[Arc<FuncModel>],
+        vacant: Vec<Member>,
+    ) -> Result<Front, TrampError> {
+        if !cfg!(all(target_arch = "riscv64", target_os = "linux")) {
+            return Err(TrampError::UnsupportedHost);
+        }
+        for model in models {
+            let size_bytes = stub_frame_bytes(model);
+            if size_bytes > MAX_FRAME_BYTES {
+                let func = cells::address();
+                return Err(TrampError::FrameTooLarge { func, size_bytes });
+            }
+        }
+        let vacant = Arc::new(Version::new(shop, models, vacant)?);
+        let max = MAX_CELLS;
+        let taken = locked(|| Cells::take(models.len()));
+        let cells = taken.ok_or(TrampError::TooManyMembers { max })?;
+        let deep = Box::new(AtomicI64::new(0));
+        let specs: Vec<StubSpec<'_>> = (models.iter().enumerate())
+            .map(|(i, model)| StubSpec {
+                model,
+                cell: cells.addr(i),
+            })
+            .collect();
+        let near = Near::Within {
+            of: cells::address(),
+            reach_bytes: REACH_BYTES,
+        };
+        let trial = cells::address().get() & !63;
+        let made = place(shop, near, trial, "bpf_struct_ops_stubs", |base| {
+            code::stubs(&specs, deep.as_ptr() as u64, shop.features, base)
+        });
+        let (placed, stubs) = match made {
+            Ok(made) => made,
+            Err(error) => {
+                locked(|| drop(cells));
+                return Err(error);
+            }
+        };
+        let front = Front {
+            placed,
+            stubs,
+            cells: Some(cells),
+            deep,
+            current: AtomicU64::new(0),
+            vacant,
+        };
+        front.vacate();
+        Ok(front)
+    }
+
+    /// What C code calls for member `i`.
+    pub fn stub(&self, i: usize) -> RxAddr {
+        self.stubs[i]
+    }
+
+    /// Leads calls that begin afterwards to `version`, whose number, by which it is pinned, is
+    /// neither 0 nor that of another, nor the address of code.
+    pub fn lead(&self, version: &Version, number: u64) {
+        if let Some(cells) = &self.cells {
+            (0..cells.len()).for_each(|i| cells.store(i, version.entry(i)));
+        }
+        self.current.store(number, Ordering::Release);
+    }
+
+    /// Leads calls that begin afterwards to what there is without a version.
+    pub fn vacate(&self) {
+        self.lead(&self.vacant, 0);
+    }
+
+    pub(super) fn current(&self) -> &AtomicU64 {
+        &self.current
+    }
+
+    pub(super) fn vacant(&self) -> &Arc<Version> {
+        &self.vacant
+    }
+
+    pub(super) fn count(&self, by: i64) {
+        self.deep.fetch_add(by, Ordering::SeqCst);
+    }
+
+    /// Nobody is counted.
+    pub(super) fn is_counted_out(&self) -> bool {
+        self.deep.load(Ordering::Acquire) == 0
+    }
+
+    /// Where the stubs are.
+    pub fn rx(&self) -> RxRange {
+        self.placed.rx()
+    }
+}
+
+impl Drop for Front {
+    fn drop(&mut self) {
+        let cells = self.cells.take();
+        locked(|| drop(cells));
+    }
+}
