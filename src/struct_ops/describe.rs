@@ -9,6 +9,7 @@
 )]
 
 use std::any::TypeId;
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
@@ -64,14 +65,12 @@ unsafe impl<F: Copy + 'static> OpsData for Option<F> where F: crate::abi::FnPtr 
 unsafe impl<T: OpsData, const N: usize> OpsData for [T; N] {}
 
 /// Names a member function of `T`.
-#[derive(Debug)]
 pub struct MemberKey<T, F> {
     index: usize,
     _of: PhantomData<fn() -> (T, F)>,
 }
 
 /// Names a data member of `T`.
-#[derive(Debug)]
 pub struct DataKey<T, D> {
     index: usize,
     _of: PhantomData<fn() -> (T, D)>,
@@ -91,6 +90,12 @@ macro_rules! key {
 
             pub(super) fn index(self) -> usize {
                 self.index
+            }
+        }
+
+        impl<T, V> fmt::Debug for $key<T, V> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, concat!(stringify!($key), "({})"), self.index)
             }
         }
 

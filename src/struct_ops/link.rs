@@ -16,6 +16,7 @@
     reason = "declares the promises under which tables are called; pinned tables are references"
 )]
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
@@ -37,7 +38,6 @@ use text::ForkMutex;
 
 /// A table in use. Dropped, it is unregistered, and what it needs is freed as soon as nobody is in
 /// it.
-#[derive(Debug)]
 pub struct Link<T> {
     core: Arc<LinkCore>,
     _of: PhantomData<fn() -> T>,
@@ -98,6 +98,20 @@ impl Runtime {
     }
 }
 
+impl<T> fmt::Debug for Link<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Link").field(&self.core).finish()
+    }
+}
+
+impl<T> fmt::Debug for Pinned<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Pinned")
+            .field(&std::ptr::from_ref(self.table))
+            .finish()
+    }
+}
+
 impl<T: StructOps> Link<T> {
     /// Swaps the whole table. Calls that begin when this has returned reach `table`; a caller that
     /// has pinned the table before goes on with the one that it has. Nothing is waited for, no
@@ -121,8 +135,8 @@ impl<T: StructOps> Link<T> {
     }
 
     /// A function of the table, whatever version it is when it is called.
-    pub fn get<F: MemberFn>(&self, member: impl FnOnce(&T::Members) -> MemberKey<T, F>) -> F {
-        let i = self.core.ty.func_index(member(&T::MEMBERS).index());
+    pub fn get<F: MemberFn>(&self, member: MemberKey<T, F>) -> F {
+        let i = self.core.ty.func_index(member.index());
         let stub = self.core.front.stub(i);
         // SAFETY: 1. the stub passes its arguments on to a member of this type, and stays as long
         //    as the link; whoever registered it has promised not to call it later.
@@ -264,7 +278,6 @@ impl Drop for LinkCore {
 }
 
 /// One version of a table, which stays what it is. Of this thread: it cannot be sent.
-#[derive(Debug)]
 pub struct Pinned<'l, T> {
     table: &'l T,
     _pin: Pin,

@@ -10,7 +10,7 @@
 //! # #[cfg(target_arch = "riscv64")]
 //! # mod demo {
 //! use rvbpf::{Runtime, StructOps};
-//! use rvbpf::struct_ops::Table;
+//! use rvbpf::struct_ops::{StructOps as _, Table};
 //!
 //! extern "C" fn half(window: u32) -> u32 { window / 2 }
 //!
@@ -24,13 +24,14 @@
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! let rt = Runtime::new()?;
-//! let plain = Table::<Policy>::builder(&rt)?.data(|m| m.start, 10).build()?;
-//! let timid = Table::<Policy>::builder(&rt)?.closure(|m| m.on_loss, |_| 1).build()?;
+//! let m = Policy::MEMBERS;
+//! let plain = Table::<Policy>::builder(&rt)?.data(m.start, 10).build()?;
+//! let timid = Table::<Policy>::builder(&rt)?.closure(m.on_loss, |_| 1).build()?;
 //! // SAFETY: nobody calls functions of the table when the link is gone.
 //! let link = unsafe { rt.register(&plain) }?;
 //! let c_table: *const Policy = link.as_ptr(); // for C
 //! link.update(&timid)?;
-//! assert_eq!((link.get(|m| m.on_loss))(64), 1);
+//! assert_eq!((link.get(m.on_loss))(64), 1);
 //! if let Some(policy) = link.pin() {
 //!     // Both of one version, whatever happens meanwhile.
 //!     let _ = ((policy.on_loss)(64), policy.start);

@@ -7,6 +7,7 @@
     reason = "declares the promises under which programs become members"
 )]
 
+use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,7 +32,6 @@ use crate::runtime::Runtime;
 /// One version of a table of type `T`: what [`Runtime::register`] and
 /// [`Link::update`](super::Link::update) put into use. Clones are the same table; what its members
 /// need is freed with the last of them, when no thread is in it any more.
-#[derive(Debug)]
 pub struct Table<T> {
     pub(super) core: Arc<TableCore>,
     _of: PhantomData<fn() -> T>,
@@ -55,6 +55,21 @@ impl<T> Clone for Table<T> {
             core: self.core.clone(),
             _of: PhantomData,
         }
+    }
+}
+
+impl<T> fmt::Debug for Table<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Table").field(&self.core).finish()
+    }
+}
+
+impl<T> fmt::Debug for TableBuilder<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TableBuilder")
+            .field("type", &self.ty.name)
+            .field("choices", &self.choices)
+            .finish_non_exhaustive()
     }
 }
 
@@ -112,7 +127,6 @@ impl TableCore {
 
 /// Collects the members of a table.
 #[must_use = "there is no table before `build`"]
-#[derive(Debug)]
 pub struct TableBuilder<T> {
     shop: Workshop,
     ty: Arc<OpsType>,
@@ -133,22 +147,18 @@ enum Choice {
 
 impl<T: StructOps> TableBuilder<T> {
     /// A member is a function of its own type: the fast way.
-    pub fn function<F: MemberFn>(
-        self,
-        member: impl FnOnce(&T::Members) -> MemberKey<T, F>,
-        f: F,
-    ) -> Self {
+    pub fn function<F: MemberFn>(self, member: MemberKey<T, F>, f: F) -> Self {
         let func = Member::Func(RxAddr::new(f.addr()));
-        self.set(member(&T::MEMBERS).index(), func)
+        self.set(member.index(), func)
     }
 
     /// A member is a closure. If it panics, its caller gets zeros.
     pub fn closure<F: MemberFn>(
         self,
-        member: impl FnOnce(&T::Members) -> MemberKey<T, F>,
+        member: MemberKey<T, F>,
         f: impl Fn(F::Args) -> F::Ret + Send + Sync + 'static,
     ) -> Self {
-        let index = member(&T::MEMBERS).index();
+        let index = member.index();
         let Some((_, func)) = self.func(index) else {
             return self;
         };
@@ -165,12 +175,8 @@ impl<T: StructOps> TableBuilder<T> {
     /// 1. The program's loads, stores and calls are sound in any call of the member, and it ends, by
     ///    itself or by its budget.
     #[doc(alias = "BPF_PROG_TYPE_STRUCT_OPS")]
-    pub unsafe fn bpf<F: MemberFn>(
-        self,
-        member: impl FnOnce(&T::Members) -> MemberKey<T, F>,
-        prog: &BpfProg,
-    ) -> Self {
-        let index = member(&T::MEMBERS).index();
+    pub unsafe fn bpf<F: MemberFn>(self, member: MemberKey<T, F>, prog: &BpfProg) -> Self {
+        let index = member.index();
         self.set_prog(index, prog)
     }
 
@@ -204,12 +210,8 @@ impl<T: StructOps> TableBuilder<T> {
     }
 
     /// A data member has this value.
-    pub fn data<D: OpsData>(
-        mut self,
-        member: impl FnOnce(&T::Members) -> DataKey<T, D>,
-        value: D,
-    ) -> Self {
-        self.choices[member(&T::MEMBERS).index()] = Choice::Data(bytes_of(&value));
+    pub fn data<D: OpsData>(mut self, member: DataKey<T, D>, value: D) -> Self {
+        self.choices[member.index()] = Choice::Data(bytes_of(&value));
         self
     }
 

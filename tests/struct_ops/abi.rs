@@ -10,7 +10,7 @@ use testlib::functions as c;
 use testlib::ops::*;
 
 use crate::common::{assert_settled, serial};
-use crate::table::{self, Big, Ops, Pair, Point, Tagged, builder, c_ops, register};
+use crate::table::{self, Big, M, Ops, Pair, Point, Tagged, builder, c_ops, register};
 
 /// Calls every member from C and compares.
 fn check_all(ops: *const c_void) {
@@ -56,9 +56,9 @@ extern "C" fn wide(x: u32) -> u32 {
 
 fn functions(rt: &Runtime) -> Table<Ops> {
     builder(rt)
-        .function(|m| m.narrow, table::narrow)
-        .function(|m| m.wide, wide)
-        .function(|m| m.mixed, table::mixed_sum())
+        .function(M.narrow, table::narrow)
+        .function(M.wide, wide)
+        .function(M.mixed, table::mixed_sum())
         .build()
         .unwrap()
 }
@@ -66,25 +66,21 @@ fn functions(rt: &Runtime) -> Table<Ops> {
 fn closures(rt: &Runtime) -> Table<Ops> {
     let sum = table::mixed_sum();
     builder(rt)
-        .closure(|m| m.stamp, |(x,)| x)
-        .closure(
-            |m| m.weigh12,
-            |(a, b, c, d, e, f, g, h, i, j, k, l)| {
-                table::weigh12(a, b, c, d, e, f, g, h, i, j, k, l)
-            },
-        )
-        .closure(|m| m.mul_add, |(a, b, c)| table::mul_add(a, b, c))
-        .closure(|m| m.halve, |(x,)| x / 2.0)
-        .closure(|m| m.divmod, |(a, b)| table::divmod(a, b))
-        .closure(|m| m.swap, |(p,)| table::swap(p))
-        .closure(|m| m.retag, |(t, tag)| table::retag(t, tag))
-        .closure(|m| m.scale, |(v, k)| table::scale(v, k))
-        .closure(|m| m.narrow, |(a, b, c)| table::narrow(a, b, c))
-        .closure(|m| m.wide, |(x,)| x + 1)
-        .closure(
-            |m| m.mixed,
-            move |(p, q, r, a, s, b, t, u, v, w, x, y)| sum(p, q, r, a, s, b, t, u, v, w, x, y),
-        )
+        .closure(M.stamp, |(x,)| x)
+        .closure(M.weigh12, |(a, b, c, d, e, f, g, h, i, j, k, l)| {
+            table::weigh12(a, b, c, d, e, f, g, h, i, j, k, l)
+        })
+        .closure(M.mul_add, |(a, b, c)| table::mul_add(a, b, c))
+        .closure(M.halve, |(x,)| x / 2.0)
+        .closure(M.divmod, |(a, b)| table::divmod(a, b))
+        .closure(M.swap, |(p,)| table::swap(p))
+        .closure(M.retag, |(t, tag)| table::retag(t, tag))
+        .closure(M.scale, |(v, k)| table::scale(v, k))
+        .closure(M.narrow, |(a, b, c)| table::narrow(a, b, c))
+        .closure(M.wide, |(x,)| x + 1)
+        .closure(M.mixed, move |(p, q, r, a, s, b, t, u, v, w, x, y)| {
+            sum(p, q, r, a, s, b, t, u, v, w, x, y)
+        })
         .build()
         .unwrap()
 }
@@ -172,14 +168,14 @@ fn programs(rt: &Runtime) -> Table<Ops> {
     // SAFETY: 1. the programs read and write their contexts and what they are given.
     unsafe {
         builder(rt)
-            .bpf(|m| m.stamp, &sum_of(rt, 1))
-            .bpf(|m| m.weigh12, &twelve)
-            .bpf(|m| m.mul_add, &double)
-            .bpf(|m| m.halve, &float)
-            .bpf(|m| m.divmod, &turned)
-            .bpf(|m| m.swap, &turned)
-            .bpf(|m| m.scale, &plus_one)
-            .bpf(|m| m.narrow, &sum)
+            .bpf(M.stamp, &sum_of(rt, 1))
+            .bpf(M.weigh12, &twelve)
+            .bpf(M.mul_add, &double)
+            .bpf(M.halve, &float)
+            .bpf(M.divmod, &turned)
+            .bpf(M.swap, &turned)
+            .bpf(M.scale, &plus_one)
+            .bpf(M.narrow, &sum)
             .bpf_named("wide", &sum_of(rt, 1))
     }
     .build()
@@ -199,7 +195,7 @@ fn programs_find_their_arguments_and_their_results_are_extended() {
         // SAFETY: 1. the link lives, and with it both tables: nobody swaps here.
         unsafe {
             assert_eq!(tl_ops_stamp(ops, -7), -7);
-            assert_eq!(tl_ops_weigh12(ops, 100), (100..112).sum());
+            assert_eq!(tl_ops_weigh12(ops, 100), (100..112).sum::<i64>());
             assert_eq!(tl_ops_mul_add(ops, 0.0, 0.0, 0.0), 2.5);
             assert_eq!(tl_ops_halve(ops, 0.0), 1.25);
             assert_eq!(tl_ops_divmod(ops, 3, 4), c::Pair { a: 4, b: 3 });
@@ -246,8 +242,8 @@ fn data_comes_with_its_version() {
     let _one = serial();
     let rt = Runtime::new().unwrap();
     let of = |flags, tag| {
-        let b = builder(&rt).data(|m| m.flags, flags);
-        b.data(|m| m.tag, tag).build().unwrap()
+        let b = builder(&rt).data(M.flags, flags);
+        b.data(M.tag, tag).build().unwrap()
     };
     let (one, two) = (of(1, *b"first"), of(u64::MAX, *b"other"));
     let link = register(&rt, &one);
@@ -276,11 +272,11 @@ fn a_closure_that_panics_gives_zeros() {
     let _one = serial();
     let rt = Runtime::new().unwrap();
     let table = builder(&rt)
-        .closure(|m| m.stamp, |_| panic!("on purpose"))
-        .closure(|m| m.swap, |_| -> Point { panic!("on purpose") })
-        .closure(|m| m.scale, |_| -> Big { panic!("on purpose") })
-        .closure(|m| m.divmod, |_| -> Pair { panic!("on purpose") })
-        .closure(|m| m.retag, |(_, tag)| Tagged { tag, value: 0.5 })
+        .closure(M.stamp, |_| panic!("on purpose"))
+        .closure(M.swap, |_| -> Point { panic!("on purpose") })
+        .closure(M.scale, |_| -> Big { panic!("on purpose") })
+        .closure(M.divmod, |_| -> Pair { panic!("on purpose") })
+        .closure(M.retag, |(_, tag)| Tagged { tag, value: 0.5 })
         .build()
         .unwrap();
     let link = register(&rt, &table);

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use rvbpf::bpf::BpfReg::{R0, R2, R10};
 use rvbpf::bpf::{AluOp, Env, ProgramBuilder};
-use rvbpf::struct_ops::{OpsError, Table};
+use rvbpf::struct_ops::{OpsError, StructOps as _, Table};
 use rvbpf::{Runtime, StructOps, TrampError};
 
 use crate::common::{assert_settled, serial};
-use crate::table::{Ops, builder, register, stamp_default};
+use crate::table::{M, Ops, builder, register, stamp_default};
 
 extern "C" fn takes_two(a: i64, b: i64) -> i64 {
     a + b
@@ -58,6 +58,8 @@ struct Strict {
     close: extern "C" fn(i32),
 }
 
+const STRICT: StrictMembers = Strict::MEMBERS;
+
 extern "C" fn close(_: i32) {}
 extern "C" fn open(x: i32) -> i32 {
     x + 1
@@ -73,14 +75,14 @@ fn a_missing_member_is_named() {
         "Strict::open is missing: it has no default"
     );
     let table = Table::<Strict>::builder(&rt).unwrap();
-    let table = table.function(|m| m.open, open).build().unwrap();
+    let table = table.function(STRICT.open, open).build().unwrap();
     // SAFETY: 1. nothing is called afterwards.
     let link = unsafe { rt.register(&table) }.unwrap();
-    assert_eq!((link.get(|m| m.open))(2), 3);
-    (link.get(|m| m.close))(0);
+    assert_eq!((link.get(STRICT.open))(2), 3);
+    (link.get(STRICT.close))(0);
     assert_eq!((link.pin().unwrap().open)(3), 4);
     link.unregister(Duration::from_secs(10)).unwrap();
-    assert_eq!((link.get(|m| m.open))(2), 0, "vacant");
+    assert_eq!((link.get(STRICT.open))(2), 0, "vacant");
     drop((link, table));
     assert_settled(&rt);
 }
@@ -120,7 +122,7 @@ fn a_table_of_another_type_is_refused() {
     let rt = Runtime::new().unwrap();
     let ops = builder(&rt).build().unwrap();
     let strict = Table::<Strict>::builder(&rt).unwrap();
-    let strict = strict.function(|m| m.open, open).build().unwrap();
+    let strict = strict.function(STRICT.open, open).build().unwrap();
     let link = register(&rt, &ops);
     let refused = link.any().update(&strict.any());
     assert_eq!(
@@ -131,9 +133,9 @@ fn a_table_of_another_type_is_refused() {
         (link.any().type_name(), strict.any().type_name()),
         ("Ops", "Strict")
     );
-    let other = builder(&rt).closure(|m| m.stamp, |_| 8).build().unwrap();
+    let other = builder(&rt).closure(M.stamp, |_| 8).build().unwrap();
     link.any().update(&other.any()).unwrap();
-    assert_eq!((link.get(|m| m.stamp))(1), 8);
+    assert_eq!((link.get(M.stamp))(1), 8);
     drop((link, ops, strict, other));
     assert_settled(&rt);
 }
@@ -151,7 +153,7 @@ fn a_program_for_hooks_is_refused() {
     // get_func_ip, get_attach_cookie, get_func_ret
     for helper in [173, 174, 184] {
         // SAFETY: 1. it is not called.
-        let table = unsafe { builder(&rt).bpf(|m| m.stamp, &asks(helper)) }.build();
+        let table = unsafe { builder(&rt).bpf(M.stamp, &asks(helper)) }.build();
         let text = table.unwrap_err().to_string();
         assert_eq!(
             text,
@@ -161,10 +163,10 @@ fn a_program_for_hooks_is_refused() {
     }
     // get_func_arg_cnt means the same here as there.
     // SAFETY: 1. it returns a number.
-    let table = unsafe { builder(&rt).bpf(|m| m.weigh12, &asks(185)) }.build();
+    let table = unsafe { builder(&rt).bpf(M.weigh12, &asks(185)) }.build();
     let table = table.unwrap();
     let link = register(&rt, &table);
-    let weigh12 = link.get(|m| m.weigh12);
+    let weigh12 = link.get(M.weigh12);
     assert_eq!(weigh12(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), 12);
     drop((link, table));
     assert_settled(&rt);
@@ -208,11 +210,7 @@ fn a_program_finds_nothing_of_a_hook() {
     drop(prog);
     let link = register(&rt, &table);
     drop(table);
-    assert_eq!(
-        (link.get(|m| m.stamp))(1),
-        4,
-        "the link keeps what it needs"
-    );
+    assert_eq!((link.get(M.stamp))(1), 4, "the link keeps what it needs");
     drop(link);
     assert_settled(&rt);
 }

@@ -1,8 +1,9 @@
 //! When nobody is inside any more.
 
 use std::ffi::c_int;
-use std::io::{PipeWriter, Write};
+use std::io::Write;
 use std::os::fd::AsRawFd;
+use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
@@ -12,12 +13,12 @@ use rvbpf::Runtime;
 use rvbpf::struct_ops::{Link, OpsError, Table};
 
 use crate::common::{PATIENCE, PROMPT, assert_settled, serial};
-use crate::table::{Ops, builder, register};
+use crate::table::{M, Ops, builder, register};
 use testlib::ops::{tl_ops_block, tl_ops_read};
 
 /// A thread that is inside `block` until a byte is written.
-fn blocked(link: &Link<Ops>) -> (JoinHandle<()>, PipeWriter) {
-    let (reader, writer) = std::io::pipe().unwrap();
+fn blocked(link: &Link<Ops>) -> (JoinHandle<()>, UnixStream) {
+    let (reader, writer) = UnixStream::pair().unwrap();
     let ops = link.as_ptr() as usize;
     let thread = thread::spawn(move || {
         // SAFETY: 1. the test keeps the link until this thread has ended.
@@ -40,13 +41,10 @@ impl Drop for Witness {
 fn reading(rt: &Runtime, dropped: &Arc<AtomicUsize>) -> Table<Ops> {
     let witness = Witness(dropped.clone());
     builder(rt)
-        .closure(
-            |m| m.block,
-            move |(fd,)| {
-                let _in_use = &witness;
-                tl_ops_read(fd)
-            },
-        )
+        .closure(M.block, move |(fd,)| {
+            let _in_use = &witness;
+            tl_ops_read(fd)
+        })
         .build()
         .unwrap()
 }
@@ -143,19 +141,16 @@ fn a_member_that_unregisters_its_own_table_is_told() {
     let link: Arc<std::sync::OnceLock<Link<Ops>>> = Arc::default();
     let weak = Arc::downgrade(&link);
     let table = builder(&rt)
-        .closure(
-            |m| m.stamp,
-            move |(x,)| {
-                let link = weak.upgrade().unwrap();
-                let told = link.get().unwrap().unregister(PATIENCE);
-                assert!(matches!(told, Err(OpsError::Myself { .. })), "{told:?}");
-                x + 1
-            },
-        )
+        .closure(M.stamp, move |(x,)| {
+            let link = weak.upgrade().unwrap();
+            let told = link.get().unwrap().unregister(PATIENCE);
+            assert!(matches!(told, Err(OpsError::Myself { .. })), "{told:?}");
+            x + 1
+        })
         .build()
         .unwrap();
     link.set(register(&rt, &table)).unwrap();
-    let stamp = link.get().unwrap().get(|m| m.stamp);
+    let stamp = link.get().unwrap().get(M.stamp);
     assert_eq!((stamp(1), table.panics()), (2, 0));
     assert_eq!(stamp(1), 1, "the default");
     drop((link, table));
@@ -176,26 +171,23 @@ fn members_inside_members_are_all_remembered() {
     let table = {
         let (witness, go, at_depth) = (Witness(dropped.clone()), go.clone(), at_depth.clone());
         let link = link.clone();
-        builder(&rt).closure(
-            |m| m.stamp,
-            move |(x,)| {
-                let _in_use = &witness;
-                let ops = *link.get().unwrap() as *const std::ffi::c_void;
-                if x > 0 {
-                    // SAFETY: 1. the test keeps the link.
-                    return unsafe { testlib::ops::tl_ops_stamp(ops, x - 1) } + 1;
-                }
-                at_depth.fetch_add(1, Ordering::SeqCst);
-                while !go.load(Ordering::SeqCst) {
-                    thread::yield_now();
-                }
-                100
-            },
-        )
+        builder(&rt).closure(M.stamp, move |(x,)| {
+            let _in_use = &witness;
+            let ops = *link.get().unwrap() as *const std::ffi::c_void;
+            if x > 0 {
+                // SAFETY: 1. the test keeps the link.
+                return unsafe { testlib::ops::tl_ops_stamp(ops, x - 1) } + 1;
+            }
+            at_depth.fetch_add(1, Ordering::SeqCst);
+            while !go.load(Ordering::SeqCst) {
+                thread::yield_now();
+            }
+            100
+        })
     };
     let registered = register(&rt, &table.build().unwrap());
     link.set(registered.as_ptr() as usize).unwrap();
-    let stamp = registered.get(|m| m.stamp);
+    let stamp = registered.get(M.stamp);
     let depths = [0, 3, 6, 7, 30];
     let threads = depths.map(|depth| thread::spawn(move || stamp(depth)));
     while at_depth.load(Ordering::SeqCst) < depths.len() {
@@ -227,7 +219,7 @@ fn tables_that_nobody_has_are_freed_along_the_way() {
     assert!(retired < 100, "{retired} are still there");
     assert_eq!(dropped.load(Ordering::SeqCst), 200 - retired);
     let fd: c_int = -1;
-    (link.get(|m| m.block))(fd);
+    (link.get(M.block))(fd);
     drop(link);
     assert_settled(&rt);
     assert_eq!(dropped.load(Ordering::SeqCst), 201);

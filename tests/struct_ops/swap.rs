@@ -11,26 +11,23 @@ use rvbpf::bpf::{AluOp, Env, ProgramBuilder, Size};
 use rvbpf::struct_ops::{Link, Table};
 
 use crate::common::{assert_settled, serial};
-use crate::table::{Big, Ops, Pair, Point, builder, register};
+use crate::table::{Big, M, Ops, Pair, Point, builder, register};
 
 const CALLERS: usize = 4;
 
 /// Every member of a table gives its stamp, in one way or the other.
 fn stamped_closures(rt: &Runtime, stamp: i64) -> Table<Ops> {
     builder(rt)
-        .closure(|m| m.stamp, move |(x,)| x + stamp)
-        .closure(|m| m.weigh12, move |(a, ..)| a + stamp)
-        .closure(|m| m.mul_add, move |(a, _, _)| a + stamp as f64)
-        .closure(
-            |m| m.swap,
-            move |(p,)| Point {
-                x: p.x,
-                y: stamp as f64,
-            },
-        )
-        .closure(|m| m.divmod, move |(a, _)| Pair { a, b: stamp })
-        .closure(|m| m.scale, move |(v, _)| Big { f: stamp, ..v })
-        .data(|m| m.flags, stamp as u64)
+        .closure(M.stamp, move |(x,)| x + stamp)
+        .closure(M.weigh12, move |(a, ..)| a + stamp)
+        .closure(M.mul_add, move |(a, _, _)| a + stamp as f64)
+        .closure(M.swap, move |(p,)| Point {
+            x: p.x,
+            y: stamp as f64,
+        })
+        .closure(M.divmod, move |(a, _)| Pair { a, b: stamp })
+        .closure(M.scale, move |(v, _)| Big { f: stamp, ..v })
+        .data(M.flags, stamp as u64)
         .build()
         .unwrap()
 }
@@ -69,13 +66,13 @@ extern "C" fn scale(v: Big, _: i64) -> Big {
 
 fn stamped_functions(rt: &Runtime) -> Table<Ops> {
     builder(rt)
-        .function(|m| m.stamp, stamp)
-        .function(|m| m.weigh12, weigh12)
-        .function(|m| m.mul_add, mul_add)
-        .function(|m| m.swap, swap)
-        .function(|m| m.divmod, divmod)
-        .function(|m| m.scale, scale)
-        .data(|m| m.flags, 1000)
+        .function(M.stamp, stamp)
+        .function(M.weigh12, weigh12)
+        .function(M.mul_add, mul_add)
+        .function(M.swap, swap)
+        .function(M.divmod, divmod)
+        .function(M.scale, scale)
+        .data(M.flags, 1000)
         .build()
         .unwrap()
 }
@@ -92,22 +89,19 @@ fn stamped_programs(rt: &Runtime, stamp: i64) -> Table<Ops> {
     b.mov(R0, 0).exit();
     let pair = rt.load(&b.finish().unwrap(), &Env::tracing()).unwrap();
     let others = builder(rt)
-        .closure(|m| m.mul_add, move |(a, _, _)| a + stamp as f64)
-        .closure(
-            |m| m.swap,
-            move |(p,)| Point {
-                x: p.x,
-                y: stamp as f64,
-            },
-        )
-        .closure(|m| m.scale, move |(v, _)| Big { f: stamp, ..v })
-        .data(|m| m.flags, stamp as u64);
+        .closure(M.mul_add, move |(a, _, _)| a + stamp as f64)
+        .closure(M.swap, move |(p,)| Point {
+            x: p.x,
+            y: stamp as f64,
+        })
+        .closure(M.scale, move |(v, _)| Big { f: stamp, ..v })
+        .data(M.flags, stamp as u64);
     // SAFETY: 1. the programs read and write their contexts.
     unsafe {
         others
-            .bpf(|m| m.stamp, &plus)
-            .bpf(|m| m.weigh12, &plus)
-            .bpf(|m| m.divmod, &pair)
+            .bpf(M.stamp, &plus)
+            .bpf(M.weigh12, &plus)
+            .bpf(M.divmod, &pair)
     }
     .build()
     .unwrap()
@@ -161,12 +155,12 @@ struct Functions(
 impl Functions {
     fn of_link(link: &Link<Ops>) -> Self {
         Functions(
-            link.get(|m| m.stamp),
-            link.get(|m| m.weigh12),
-            link.get(|m| m.mul_add),
-            link.get(|m| m.swap),
-            link.get(|m| m.divmod),
-            link.get(|m| m.scale),
+            link.get(M.stamp),
+            link.get(M.weigh12),
+            link.get(M.mul_add),
+            link.get(M.swap),
+            link.get(M.divmod),
+            link.get(M.scale),
         )
     }
 

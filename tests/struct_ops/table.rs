@@ -2,7 +2,7 @@
 
 use std::ffi::{c_int, c_long, c_void};
 
-use rvbpf::struct_ops::{Link, Table, TableBuilder};
+use rvbpf::struct_ops::{Link, StructOps as _, Table, TableBuilder};
 use rvbpf::{Runtime, StructOps};
 use testlib::ops::{tl_ops_mixed_sum, tl_ops_read};
 
@@ -54,12 +54,16 @@ pub(crate) struct Ops {
     pub(crate) scale: extern "C" fn(Big, L) -> Big,
     pub(crate) narrow: Option<extern "C" fn(i8, u16, u32) -> i8>,
     pub(crate) wide: Option<extern "C" fn(u32) -> u32>,
+    #[ops(function)]
     pub(crate) mixed: Option<Mixed>,
     #[ops(default = tl_ops_read)]
     pub(crate) block: extern "C" fn(c_int),
     pub(crate) flags: u64,
     pub(crate) tag: [u8; 5],
 }
+
+/// Its members.
+pub(crate) const M: OpsMembers = Ops::MEMBERS;
 
 pub(crate) extern "C" fn stamp_default(x: L) -> L {
     x

@@ -114,6 +114,9 @@ mod asm {
 
     // register_thread() for a stub: all argument registers are kept, the result is in t1.
     global_asm!(
+        // The assembler of global_asm! does not know of the target's extensions.
+        ".option push",
+        ".option arch, +d",
         ".section .text.rvbpf_ops_register_0_1, \"ax\", @progbits",
         ".hidden rvbpf_ops_register_0_1",
         ".globl rvbpf_ops_register_0_1",
@@ -165,6 +168,7 @@ mod asm {
         ".cfi_endproc",
         ".size rvbpf_ops_register_0_1, . - rvbpf_ops_register_0_1",
         ".previous",
+        ".option pop",
         register = sym super::register_thread,
     );
 
