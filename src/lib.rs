@@ -46,6 +46,7 @@ mod hwprobe;
 mod panics;
 mod raw;
 mod runtime;
+mod static_call;
 pub mod struct_ops;
 
 pub use abi::AbiType;
@@ -64,6 +65,9 @@ pub use raw::{
 pub use runtime::{Builder, Runtime, Stats};
 pub use rv64::Features;
 pub use rvbpf_derive::StructOps;
+pub use static_call::StaticCall;
+#[doc(hidden)]
+pub use static_call::TextStub;
 pub use symbols::{SymbolsError, Tools};
 pub use text::RxAddr;
 pub use trampoline::model;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use rvbpf::bpf::BpfReg::{R0, R2, R10};
 use rvbpf::bpf::{AluOp, Env, ProgramBuilder};
 use rvbpf::struct_ops::{OpsError, StructOps as _, Table};
-use rvbpf::{Runtime, StructOps, TrampError};
+use rvbpf::{Runtime, StructOps};
 
 use crate::common::{assert_settled, serial};
 use crate::table::{M, Ops, builder, register, stamp_default};
@@ -169,30 +169,6 @@ fn a_program_for_hooks_is_refused() {
     let weigh12 = link.get(M.weigh12);
     assert_eq!(weigh12(0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0), 12);
     drop((link, table));
-    assert_settled(&rt);
-}
-
-#[test]
-fn cells_run_out_with_a_clear_error() {
-    let _one = serial();
-    let rt = Runtime::new().unwrap();
-    let mut links = Vec::new();
-    let error = loop {
-        let table = builder(&rt).build().unwrap();
-        // SAFETY: 1. nothing is called.
-        match unsafe { rt.register(&table) } {
-            Ok(link) => links.push((link, table)),
-            Err(error) => break error,
-        }
-    };
-    assert!(matches!(
-        error,
-        OpsError::Tramp(TrampError::TooManyMembers { .. })
-    ));
-    assert_eq!(links.len(), 8192 / 12);
-    drop(links);
-    assert_settled(&rt);
-    drop(register(&rt, &builder(&rt).build().unwrap()));
     assert_settled(&rt);
 }
 

@@ -12,6 +12,7 @@
 //! | `guard`, `table`, `slow` | the word per thread that tells recursion, nesting and grace periods |
 //! | `shadow` | frames of images whose function must see the caller's stack pointer |
 //! | [`indirect`] | struct_ops: tables of functions that are swapped while they are called |
+//! | `static_call` | [`StaticStub`]: one function, whose calls are direct jumps |
 //! | `slot` | one word that leads a site to its image |
 //! | `entry` | pads, and functions whose first instructions are moved |
 //! | [`prologue`] | moves the first instructions of a function that has no pad |
@@ -49,6 +50,7 @@ pub mod prologue;
 mod shadow;
 mod slot;
 mod slow;
+mod static_call;
 mod table;
 
 pub use domain::{Attach, LinkId, MAX_LINKS, TrampStats, Trampolines};
@@ -57,3 +59,4 @@ pub use error::TrampError;
 pub use flags::TrampFlags;
 pub use model::FuncModel;
 pub use prog::{Needs, Owner, Prog, ProgFn, ProgKind, ProgState, RetFrom, meta};
+pub use static_call::{STATIC_STUB_BYTES, StaticStub};

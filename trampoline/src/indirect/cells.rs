@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use text::RxAddr;
 
+use super::member::locked;
+
 /// How many members all fronts of a process can have together.
 pub const MAX_CELLS: usize = 8192;
 
@@ -51,10 +53,12 @@ impl Cells {
 
 impl Drop for Cells {
     fn drop(&mut self) {
-        let mut taken = TAKEN.lock();
-        self.0
-            .iter()
-            .for_each(|i| taken[i / 64] &= !(1 << (i % 64)));
+        locked(|| {
+            let mut taken = TAKEN.lock();
+            self.0
+                .iter()
+                .for_each(|i| taken[i / 64] &= !(1 << (i % 64)));
+        });
     }
 }
 

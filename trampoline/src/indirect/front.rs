@@ -25,8 +25,7 @@ const REACH_BYTES: u64 = (1 << 31) - (1 << 20);
 pub struct Front {
     placed: Placed,
     stubs: Vec<RxAddr>,
-    /// Given back under the lock of changes.
-    cells: Option<Cells>,
+    cells: Cells,
     /// Calls that are nested too deeply to be remembered by name, and pins that found no place.
     deep: Box<AtomicI64>,
     /// The number of the version that calls go to; 0: none.
@@ -57,10 +56,19 @@ impl Front {
                 return Err(TrampError::FrameTooLarge { func, size_bytes });
             }
         }
-        let vacant = Arc::new(Version::new(shop, models, vacant)?);
         let max = MAX_CELLS;
         let taken = locked(|| Cells::take(models.len()));
         let cells = taken.ok_or(TrampError::TooManyMembers { max })?;
+        Self::with_cells(shop, models, vacant, cells)
+    }
+
+    fn with_cells(
+        shop: &Workshop,
+        models: &[Arc<FuncModel>],
+        vacant: Vec<Member>,
+        cells: Cells,
+    ) -> Result<Front, TrampError> {
+        let vacant = Arc::new(Version::new(shop, models, vacant)?);
         let deep = Box::new(AtomicI64::new(0));
         let specs: Vec<StubSpec<'_>> = (models.iter().enumerate())
             .map(|(i, model)| StubSpec {
@@ -76,17 +84,11 @@ impl Front {
         let made = place(shop, near, trial, "bpf_struct_ops_stubs", |base| {
             code::stubs(&specs, deep.as_ptr() as u64, shop.features, base)
         });
-        let (placed, stubs) = match made {
-            Ok(made) => made,
-            Err(error) => {
-                locked(|| drop(cells));
-                return Err(error);
-            }
-        };
+        let (placed, stubs) = made?;
         let front = Front {
             placed,
             stubs,
-            cells: Some(cells),
+            cells,
             deep,
             current: AtomicU64::new(0),
             vacant,
@@ -103,9 +105,7 @@ impl Front {
     /// Leads calls that begin afterwards to `version`, whose number, by which it is pinned, is
     /// neither 0 nor that of another, nor the address of code.
     pub fn lead(&self, version: &Version, number: u64) {
-        if let Some(cells) = &self.cells {
-            (0..cells.len()).for_each(|i| cells.store(i, version.entry(i)));
-        }
+        (0..self.cells.len()).for_each(|i| self.cells.store(i, version.entry(i)));
         self.current.store(number, Ordering::Release);
     }
 
@@ -137,9 +137,29 @@ impl Front {
     }
 }
 
-impl Drop for Front {
-    fn drop(&mut self) {
-        let cells = self.cells.take();
-        locked(|| drop(cells));
+#[cfg(all(test, target_arch = "riscv64"))]
+mod tests {
+    use super::*;
+    use crate::model::Type;
+    use pack_alloc::{Config, PackAlloc};
+
+    #[test]
+    fn cells_run_out_with_a_clear_error_and_come_back() {
+        let shop = Workshop {
+            packs: Arc::new(PackAlloc::new(Config::default())),
+            features: rv64::Features::RV64GC,
+            tools: symbols::Tools::empty(),
+        };
+        let model = Arc::new(FuncModel::new(&[Type::I64], Type::I64).unwrap());
+        let of = |n: usize| Front::new(&shop, &vec![model.clone(); n], vec![Member::Absent; n]);
+        let half = of(MAX_CELLS / 2).unwrap();
+        let refused = of(MAX_CELLS / 2 + 1);
+        assert!(matches!(
+            refused,
+            Err(TrampError::TooManyMembers { max: MAX_CELLS })
+        ));
+        drop(half);
+        drop(of(MAX_CELLS).unwrap());
+        assert_eq!(shop.packs.stats().nr_live, 0);
     }
 }

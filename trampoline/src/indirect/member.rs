@@ -8,9 +8,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use pack_alloc::{Near, PackCode};
+use pack_alloc::{Near, PackBuf, PackCode};
 use parking_lot::Mutex;
-use symbols::{CodeInfo, Published, Symbol};
+use symbols::{CodeInfo, Published, Symbol, Unwind};
 use text::{RxAddr, RxRange};
 
 use super::Workshop;
@@ -177,15 +177,41 @@ impl Drop for Claims {
 
 /// Code in a pack, known to tools.
 #[derive(Debug)]
-pub(super) struct Placed {
+pub(crate) struct Placed {
     rx: RxRange,
     /// Nobody looks up what is freed: the first goes first.
     parts: Option<(Published, PackCode)>,
 }
 
 impl Placed {
-    pub(super) fn rx(&self) -> RxRange {
+    pub(crate) fn rx(&self) -> RxRange {
         self.rx
+    }
+
+    /// Code of `len_bytes` that `generate` makes for the place that it gets; `None`: it cannot lie
+    /// there.
+    pub(crate) fn bytes(
+        shop: &Workshop,
+        near: Near,
+        name: &str,
+        len_bytes: usize,
+        generate: impl FnOnce(RxAddr) -> Option<Vec<u8>>,
+    ) -> Result<Placed, TrampError> {
+        locked(|| {
+            let buf = shop.packs.alloc(len_bytes, 64, near)?;
+            let func = buf.rx().start;
+            let bytes = generate(func).ok_or(TrampError::OutOfReach { func })?;
+            let made = Made {
+                unwind: Unwind {
+                    off: 0,
+                    len: bytes.len() as u32,
+                    rows: Vec::new(),
+                },
+                offs: vec![0],
+                bytes,
+            };
+            finish(shop, buf, &made, name)
+        })
     }
 }
 
@@ -198,7 +224,7 @@ impl Drop for Placed {
 
 /// Runs `f` under the lock of changes, across which no fork comes; without it where this thread has
 /// it already.
-pub(super) fn locked<R>(f: impl FnOnce() -> R) -> R {
+pub(crate) fn locked<R>(f: impl FnOnce() -> R) -> R {
     let mut f = Some(f);
     let mut run = || f.take().map(|f| f());
     let result = match Trampolines::exclusively(&mut run) {
@@ -223,19 +249,29 @@ pub(super) fn place(
     };
     let longest = generate(trial).map_err(layout)?.bytes.len();
     locked(|| {
-        let mut buf = shop.packs.alloc(longest, 64, near)?;
+        let buf = shop.packs.alloc(longest, 64, near)?;
         let made = generate(buf.rx().start.get()).map_err(layout)?;
-        buf.rw()[..made.bytes.len()].copy_from_slice(&made.bytes);
-        let code = shop.packs.finalize(buf)?;
-        let rx = code.rx();
-        let published = tell(shop, rx, &made, name);
+        let placed = finish(shop, buf, &made, name)?;
         let starts = made.offs.iter();
-        let starts = starts.map(|off| RxAddr::new(rx.start.get() + u64::from(*off)));
-        let placed = Placed {
-            rx,
-            parts: Some((published, code)),
-        };
+        let start = placed.rx.start.get();
+        let starts = starts.map(|off| RxAddr::new(start + u64::from(*off)));
         Ok((placed, starts.collect()))
+    })
+}
+
+fn finish(
+    shop: &Workshop,
+    mut buf: PackBuf,
+    made: &Made,
+    name: &str,
+) -> Result<Placed, TrampError> {
+    buf.rw()[..made.bytes.len()].copy_from_slice(&made.bytes);
+    let code = shop.packs.finalize(buf)?;
+    let rx = code.rx();
+    let published = tell(shop, rx, made, name);
+    Ok(Placed {
+        rx,
+        parts: Some((published, code)),
     })
 }
 

@@ -62,6 +62,7 @@ pub use enter::Pin;
 pub use front::Front;
 pub use leave::{Leaving, Left};
 pub use member::{Member, MemberProg, Version};
+pub(crate) use member::{Placed, locked};
 
 use std::sync::Arc;
 
