@@ -277,7 +277,7 @@ fn callers_never_find_what_has_been_freed() {
     let rt = Runtime::new().unwrap();
     let link = register(&rt, &stamped_functions(&rt));
     let stop = AtomicBool::new(false);
-    let wanted = swaps_wanted(100_000) / 200;
+    let wanted = swaps_wanted(100_000) / 1000;
     thread::scope(|s| {
         for seed in 0..CALLERS as u64 {
             let (link, stop) = (&link, &stop);

@@ -59,7 +59,7 @@ enum Measure {
 }
 
 /// All benches.
-pub(crate) const BENCHES: [Bench; 5] = [
+pub(crate) const BENCHES: [Bench; 6] = [
     Bench {
         name: "trampoline",
         about: "what a hooked call costs beyond an unhooked one",
@@ -92,6 +92,13 @@ pub(crate) const BENCHES: [Bench; 5] = [
         name: "itlb",
         about: "what code layout does to the instruction TLB",
         measures: &[Measure::Insns],
+        material: None,
+        peers: None,
+    },
+    Bench {
+        name: "dispatch",
+        about: "what a call through a table that can be swapped costs, and a swap",
+        measures: &[Measure::Insns, Measure::Time],
         material: None,
         peers: None,
     },
@@ -275,7 +282,7 @@ mod tests {
         let text = find("speed").unwrap_err().to_string();
         assert_eq!(
             text,
-            "there is no bench speed; there are: trampoline, pack, jit, any, itlb"
+            "there is no bench speed; there are: trampoline, pack, jit, any, itlb, dispatch"
         );
     }
 

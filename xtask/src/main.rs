@@ -68,7 +68,7 @@ struct Cli {
 enum Sub {
     /// Shows the main job on a real library, and explains what it prints.
     Demo {
-        /// The example to run.
+        /// The example to run; struct_ops is the one of tables.
         #[arg(default_value = "hook_sqlite")]
         name: String,
         #[command(flatten)]
@@ -238,7 +238,8 @@ fn main() -> ExitCode {
 fn xtask(command: Sub) -> Result<ExitCode> {
     match command {
         Sub::Demo { name, machine } => {
-            let what = What::Target(vec!["--example".to_owned(), name]);
+            let name = demo_example(&name);
+            let what = What::Target(vec!["--example".to_owned(), name.to_owned()]);
             let program = Program {
                 what,
                 args: Vec::new(),
@@ -314,6 +315,14 @@ fn xtask(command: Sub) -> Result<ExitCode> {
             let places = machine.places(&lab, &TEST_CPUS)?;
             Ok(exit(ci::ci(&lab, &places, machine.console())?))
         }
+    }
+}
+
+/// The example that a demo's name stands for.
+fn demo_example(name: &str) -> &str {
+    match name {
+        "struct_ops" => "struct_ops_plugin",
+        other => other,
     }
 }
 

@@ -1,0 +1,515 @@
+//! What dispatch through a table costs: instructions beyond a plain call, time, and swaps.
+//!
+//! Two kinds of loops call a function of two integers a hundred times. Those in assembly call
+//! directly, by a static call, or through a table as C code does (load, `jalr`); from them are the
+//! rows that have targets: loop, loads and function cancel. Those in Rust are compared with the
+//! same loop around a direct call of a function that is not inlined: `dyn Trait` and what guards
+//! it, and pinned tables.
+//!
+//! | measure | rows |
+//! | --- | --- |
+//! | `insns` | instructions added per call, the least of many stretches; `_4t`: the mean of four threads at a time |
+//! | `time` | nanoseconds per call, on one thread and on four; and of a swap |
+//!
+//! Instructions mean something only where the machine counts (see `benches/trampoline.rs`), time
+//! only on hardware. Prints a table, writes `dispatch.json`, fails when a target is missed.
+#![cfg_attr(
+    target_arch = "riscv64",
+    expect(unsafe_code, reason = "assembly, BPF programs, tables in use")
+)]
+
+#[cfg(target_arch = "riscv64")]
+fn main() -> std::process::ExitCode {
+    riscv::main()
+}
+
+#[cfg(not(target_arch = "riscv64"))]
+fn main() {
+    println!("tables run on riscv64 only: use cargo xtask bench dispatch");
+}
+
+#[cfg(target_arch = "riscv64")]
+mod riscv {
+    use std::arch::global_asm;
+    use std::hint::black_box;
+    use std::path::PathBuf;
+    use std::process::ExitCode;
+    use std::sync::Barrier;
+    use std::thread;
+    use std::time::Instant;
+
+    use parking_lot::RwLock;
+    use perf_event::events::Hardware;
+    use perf_event::{Builder, Counter};
+    use rvbpf::bpf::{BpfReg, Env, ProgramBuilder};
+    use rvbpf::struct_ops::{Link, StructOps as _, Table};
+    use rvbpf::{Runtime, StructOps};
+    use serde::Serialize;
+
+    type Error = Box<dyn std::error::Error>;
+
+    const CALLS: u64 = 100;
+    const STRETCHES: usize = 200;
+    const THREADS: usize = 4;
+    /// Calls of one thread when time is taken.
+    const TIMED: u64 = 200_000;
+    const SWAPS: u32 = 2_000;
+
+    global_asm!(
+        ".option push",
+        ".option norelax",
+        ".section .text.bench_dispatch, \"ax\", @progbits",
+        // bench_table(table, n): table[0](1, 2), n times.
+        ".balign 64",
+        "bench_table:",
+        "addi sp, sp, -32",
+        "sd ra, 24(sp)",
+        "sd s0, 16(sp)",
+        "sd s1, 8(sp)",
+        "mv s0, a0",
+        "mv s1, a1",
+        "1:",
+        "li a0, 1",
+        "li a1, 2",
+        "ld t0, 0(s0)",
+        "jalr t0",
+        "addi s1, s1, -1",
+        "bnez s1, 1b",
+        "ld ra, 24(sp)",
+        "ld s0, 16(sp)",
+        "ld s1, 8(sp)",
+        "addi sp, sp, 32",
+        "ret",
+        // bench_direct(n), bench_static(n): the same with direct calls.
+        ".balign 64",
+        "bench_direct:",
+        "addi sp, sp, -16",
+        "sd ra, 8(sp)",
+        "sd s1, 0(sp)",
+        "mv s1, a0",
+        "1:",
+        "li a0, 1",
+        "li a1, 2",
+        "call {add}",
+        "addi s1, s1, -1",
+        "bnez s1, 1b",
+        "ld ra, 8(sp)",
+        "ld s1, 0(sp)",
+        "addi sp, sp, 16",
+        "ret",
+        ".balign 64",
+        "bench_static:",
+        "addi sp, sp, -16",
+        "sd ra, 8(sp)",
+        "sd s1, 0(sp)",
+        "mv s1, a0",
+        "1:",
+        "li a0, 1",
+        "li a1, 2",
+        "call bench_static_add",
+        "addi s1, s1, -1",
+        "bnez s1, 1b",
+        "ld ra, 8(sp)",
+        "ld s1, 0(sp)",
+        "addi sp, sp, 16",
+        "ret",
+        ".previous",
+        ".option pop",
+        add = sym add,
+    );
+
+    unsafe extern "C" {
+        fn bench_table(table: *const Ops, calls: u64);
+        safe fn bench_direct(calls: u64);
+        safe fn bench_static(calls: u64);
+    }
+
+    rvbpf::static_call! {
+        /// `a + b`
+        pub(crate) fn Add = "bench_static_add" (a: u64, b: u64) -> u64 { add }
+    }
+
+    #[inline(never)]
+    extern "C" fn add(a: u64, b: u64) -> u64 {
+        black_box(a) + b
+    }
+
+    /// The same, elsewhere, and just as long.
+    #[inline(never)]
+    extern "C" fn add_too(a: u64, b: u64) -> u64 {
+        black_box(b) + a
+    }
+
+    #[derive(StructOps)]
+    #[repr(C)]
+    struct Ops {
+        add: extern "C" fn(u64, u64) -> u64,
+        sub: Option<extern "C" fn(u64, u64) -> u64>,
+    }
+
+    const M: OpsMembers = Ops::MEMBERS;
+
+    trait Adder: Send + Sync {
+        fn add(&self, a: u64, b: u64) -> u64;
+    }
+
+    struct Plain;
+    impl Adder for Plain {
+        #[inline(never)]
+        fn add(&self, a: u64, b: u64) -> u64 {
+            black_box(a) + b
+        }
+    }
+
+    /// One number, and what it is compared with.
+    #[derive(Serialize)]
+    struct Row {
+        row: String,
+        value: f64,
+        unit: &'static str,
+        peer: Option<&'static str>,
+        peer_value: Option<f64>,
+        #[serde(skip)]
+        target: Option<f64>,
+    }
+
+    pub(crate) fn main() -> ExitCode {
+        let rows = match std::env::var("RVBPF_MEASURE").as_deref() {
+            Ok("time") => time(),
+            _ => instructions(),
+        };
+        match rows.and_then(finish) {
+            Ok(code) => code,
+            Err(error) => {
+                eprintln!("bench dispatch: {error}");
+                ExitCode::FAILURE
+            }
+        }
+    }
+
+    fn finish(rows: Vec<Row>) -> Result<ExitCode, Error> {
+        println!("{:36}{:>10}{:>9}  unit", "", "value", "target");
+        for r in &rows {
+            let target = r.target.map_or_else(|| "-".into(), |t| format!("{t}"));
+            println!("{:36}{:>10.2}{target:>9}  {}", r.row, r.value, r.unit);
+        }
+        let out =
+            std::env::var_os("RVBPF_OUT").map_or_else(|| "target/bench".into(), PathBuf::from);
+        std::fs::create_dir_all(&out)?;
+        std::fs::write(out.join("dispatch.json"), serde_json::to_vec_pretty(&rows)?)?;
+        let missed = rows
+            .iter()
+            .filter(|r| r.target.is_some_and(|t| r.value > t));
+        let missed: Vec<_> = missed.collect();
+        for row in &missed {
+            eprintln!("{}: {} misses its target", row.row, row.value);
+        }
+        Ok(match missed.is_empty() {
+            true => ExitCode::SUCCESS,
+            false => ExitCode::FAILURE,
+        })
+    }
+
+    /// Everything that is called.
+    struct Subjects {
+        rust: Link<Ops>,
+        shared: Link<Ops>,
+        closure: Link<Ops>,
+        bpf: Link<Ops>,
+        direct: Ops,
+        boxed: Box<dyn Adder>,
+        locked: RwLock<Box<dyn Adder>>,
+        _tables: Vec<Table<Ops>>,
+        rt: Runtime,
+    }
+
+    /// Something to be called `n` times.
+    type Loop = fn(&Subjects, u64);
+
+    /// What a row is: its loop, the loop that it is compared with, and its target.
+    struct Subject {
+        name: &'static str,
+        run: Loop,
+        base: Loop,
+        target: Option<f64>,
+    }
+
+    fn table(table: *const Ops, calls: u64) {
+        // SAFETY: 1. a table that is in use, or static.
+        unsafe { bench_table(table, calls) };
+    }
+
+    fn in_rust(calls: u64, f: impl Fn(u64, u64) -> u64) {
+        for _ in 0..calls {
+            black_box(f(black_box(1), black_box(2)));
+        }
+    }
+
+    const BY_TABLE: Loop = |s, n| table(&s.direct, n);
+    const BY_CALL: Loop = |_, n| bench_direct(n);
+    const BY_RUST: Loop = |_, n| in_rust(n, |a, b| add(a, b));
+
+    const fn subject(name: &'static str, run: Loop, base: Loop, target: Option<f64>) -> Subject {
+        Subject {
+            name,
+            run,
+            base,
+            target,
+        }
+    }
+
+    const SUBJECTS: [Subject; 10] = [
+        subject(
+            "struct_ops_rust_added",
+            |s, n| table(s.rust.as_ptr(), n),
+            BY_TABLE,
+            Some(12.0),
+        ),
+        subject(
+            "struct_ops_rust_shared_added",
+            |s, n| table(s.shared.as_ptr(), n),
+            BY_TABLE,
+            None,
+        ),
+        subject(
+            "struct_ops_bpf_added",
+            |s, n| table(s.bpf.as_ptr(), n),
+            BY_TABLE,
+            None,
+        ),
+        subject(
+            "struct_ops_closure_added",
+            |s, n| table(s.closure.as_ptr(), n),
+            BY_TABLE,
+            None,
+        ),
+        subject(
+            "struct_ops_pinned_added",
+            |s, n| {
+                if let Some(pinned) = s.rust.pin() {
+                    table(&*pinned, n);
+                }
+            },
+            BY_TABLE,
+            None,
+        ),
+        subject(
+            "static_call_added",
+            |_, n| bench_static(n),
+            BY_CALL,
+            Some(2.0),
+        ),
+        subject("indirect_added", BY_TABLE, BY_CALL, None),
+        subject(
+            "dyn_added",
+            |s, n| in_rust(n, |a, b| black_box(&s.boxed).add(a, b)),
+            BY_RUST,
+            None,
+        ),
+        subject(
+            "rwlock_dyn_added",
+            |s, n| in_rust(n, |a, b| s.locked.read().add(a, b)),
+            BY_RUST,
+            None,
+        ),
+        subject(
+            "struct_ops_pin_call_unpin_added",
+            |s, n| in_rust(n, |a, b| s.rust.pin().map_or(0, |ops| (ops.add)(a, b))),
+            BY_RUST,
+            None,
+        ),
+    ];
+
+    impl Subjects {
+        fn new() -> Result<Self, Error> {
+            let rt = Runtime::new()?;
+            let mut b = ProgramBuilder::new();
+            b.mov(BpfReg::R0, 3).exit();
+            let prog = rt.load(&b.finish()?, &Env::tracing())?;
+            let builder = || Table::<Ops>::builder(&rt);
+            // The first table has the function to itself, the second must tell its use from that.
+            let tables = vec![
+                builder()?.function(M.add, add_too).build()?,
+                builder()?.function(M.add, add_too).build()?,
+                builder()?.closure(M.add, |(a, b)| a + b).build()?,
+                // SAFETY: 1. the program returns a number.
+                unsafe { builder()?.bpf(M.add, &prog) }.build()?,
+            ];
+            let register = |i: usize| -> Result<Link<Ops>, Error> {
+                // SAFETY: 1. nothing is called when the subjects are gone.
+                Ok(unsafe { rt.register(&tables[i]) }?)
+            };
+            Add::update(add_too)?;
+            Ok(Subjects {
+                rust: register(0)?,
+                shared: register(1)?,
+                closure: register(2)?,
+                bpf: register(3)?,
+                direct: Ops {
+                    add: add_too,
+                    sub: None,
+                },
+                boxed: Box::new(Plain),
+                locked: RwLock::new(Box::new(Plain)),
+                _tables: tables,
+                rt,
+            })
+        }
+    }
+
+    /// Instructions of this thread, in user space.
+    fn counter() -> Result<Counter, Error> {
+        let open = Builder::new(Hardware::INSTRUCTIONS)
+            .exclude_kernel(true)
+            .exclude_hv(true)
+            .build();
+        Ok(open.map_err(|e| format!("instructions cannot be counted here: perf_event_open: {e}"))?)
+    }
+
+    fn count(counter: &mut Counter, s: &Subjects, run: Loop, calls: u64) -> Result<u64, Error> {
+        counter.reset()?;
+        counter.enable()?;
+        run(s, calls);
+        counter.disable()?;
+        Ok(counter.read()?)
+    }
+
+    fn least(counter: &mut Counter, s: &Subjects, run: Loop) -> Result<u64, Error> {
+        let mut least = u64::MAX;
+        for _ in 0..STRETCHES {
+            least = least.min(count(counter, s, run, CALLS)?);
+        }
+        Ok(least)
+    }
+
+    /// Instructions per call while four threads call, the mean.
+    fn mean_of_threads(s: &Subjects, run: Loop) -> Result<f64, Error> {
+        let (calls, all) = (CALLS * STRETCHES as u64, Barrier::new(THREADS));
+        let one = || {
+            let mut counter = counter().map_err(|e| e.to_string())?;
+            all.wait();
+            count(&mut counter, s, run, calls).map_err(|e| e.to_string())
+        };
+        let sum = thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(one)).collect();
+            let join = |t: thread::ScopedJoinHandle<'_, Result<u64, String>>| {
+                t.join().unwrap_or_else(|_| Err("a thread panicked".into()))
+            };
+            threads.into_iter().map(join).sum::<Result<u64, String>>()
+        })?;
+        Ok(sum as f64 / (calls * THREADS as u64) as f64)
+    }
+
+    fn row(row: String, value: f64, unit: &'static str, target: Option<f64>) -> Row {
+        Row {
+            row,
+            value,
+            unit,
+            peer: None,
+            peer_value: None,
+            target,
+        }
+    }
+
+    fn instructions() -> Result<Vec<Row>, Error> {
+        let s = Subjects::new()?;
+        let mut counter = counter()?;
+        let mut rows = Vec::new();
+        for subject in &SUBJECTS {
+            let base = least(&mut counter, &s, subject.base)?;
+            let with = least(&mut counter, &s, subject.run)?;
+            let added = (with as f64 - base as f64) / CALLS as f64;
+            rows.push(row(
+                subject.name.into(),
+                added,
+                "insns/call",
+                subject.target,
+            ));
+        }
+        for subject in &SUBJECTS {
+            let added = mean_of_threads(&s, subject.run)? - mean_of_threads(&s, subject.base)?;
+            rows.push(row(
+                format!("{}_4t", subject.name),
+                added,
+                "insns/call",
+                None,
+            ));
+        }
+        let swap = |s: &Subjects, n: u64| swap(s, n as u32).map_or((), drop);
+        let swaps = (0..20).map(|_| count(&mut counter, &s, swap, CALLS));
+        let swaps = swaps.collect::<Result<Vec<_>, _>>()?;
+        let each = swaps.into_iter().min().unwrap_or_default() as f64 / CALLS as f64;
+        rows.push(row("swap".into(), each, "insns/swap", None));
+        Ok(rows)
+    }
+
+    /// Swaps to and fro.
+    fn swap(s: &Subjects, swaps: u32) -> Result<(), Error> {
+        let [one, two] = [add, add_too].map(|f| -> Result<Table<Ops>, Error> {
+            Ok(Table::builder(&s.rt)?
+                .function(M.add, f as extern "C" fn(u64, u64) -> u64)
+                .build()?)
+        });
+        let (one, two) = (one?, two?);
+        for _ in 0..swaps / 2 {
+            s.rust.update(&one)?;
+            s.rust.update(&two)?;
+        }
+        s.rust.update(&s._tables[0])?;
+        Ok(())
+    }
+
+    fn time() -> Result<Vec<Row>, Error> {
+        let s = Subjects::new()?;
+        let mut rows = Vec::new();
+        let bases = [
+            ("table", BY_TABLE),
+            ("direct", BY_CALL),
+            ("direct_rust", BY_RUST),
+        ];
+        let subjects = SUBJECTS.iter().map(|subject| {
+            let name = subject.name.trim_end_matches("_added");
+            (name, subject.run)
+        });
+        for (name, run) in bases.into_iter().chain(subjects) {
+            for threads in [1, THREADS] {
+                let each = nanos(&s, run, threads);
+                rows.push(row(format!("{name}_{threads}t_ns"), each, "ns/call", None));
+            }
+        }
+        let swaps = || -> Result<f64, Error> {
+            let start = Instant::now();
+            swap(&s, SWAPS)?;
+            Ok(start.elapsed().as_nanos() as f64 / f64::from(SWAPS))
+        };
+        rows.push(row("swap_ns".into(), swaps()?, "ns/swap", None));
+        Add::update(add)?;
+        let start = Instant::now();
+        for _ in 0..10 {
+            Add::update(add_too)?;
+            Add::update(add)?;
+        }
+        let each = start.elapsed().as_nanos() as f64 / 20.0;
+        rows.push(row("static_call_update_ns".into(), each, "ns/swap", None));
+        Ok(rows)
+    }
+
+    /// Nanoseconds per call and thread, the least of three rounds.
+    fn nanos(s: &Subjects, run: Loop, threads: usize) -> f64 {
+        let round = |_| {
+            let all = Barrier::new(threads);
+            let one = || {
+                all.wait();
+                let start = Instant::now();
+                run(s, TIMED);
+                start.elapsed().as_nanos() as f64
+            };
+            let sum: f64 = thread::scope(|scope| {
+                let all: Vec<_> = (0..threads).map(|_| scope.spawn(one)).collect();
+                all.into_iter().map(|t| t.join().unwrap_or(f64::NAN)).sum()
+            });
+            sum / (TIMED * threads as u64) as f64
+        };
+        (0..3).map(round).fold(f64::INFINITY, f64::min)
+    }
+}
