@@ -36,6 +36,7 @@
 mod abi;
 pub mod bpf;
 mod call;
+mod dispatcher;
 mod error;
 mod exclusive;
 mod func;
@@ -53,6 +54,7 @@ pub use abi::AbiType;
 #[doc(hidden)]
 pub use abi::struct_type;
 pub use call::{Call, RetSlots};
+pub use dispatcher::{DispatchFn, Dispatcher};
 pub use error::Error;
 pub use func::{HookFn, Untyped};
 pub use hook::{Hook, HookBuilder, HookStats, ProgStats};

@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 
 use text::ForkMutex;
 use text::threads::Patience;
-use trampoline::indirect::{Leaving, Left};
+use trampoline::indirect::Leaving;
 
 use super::memory::Memory;
 use super::table::TableCore;
 
-/// Pieces that nobody but this list has, after which threads are looked at.
+/// Pieces that nobody but this list has, and that were not there at the last look, after which
+/// threads are looked at.
 const LOOK_AT: usize = 16;
 /// After which those that never seem to sleep are asked.
 const ASK_AT: usize = 64;
@@ -40,6 +41,8 @@ pub(crate) struct Retirees {
     settling: ForkMutex<()>,
     /// How many that is.
     looked_at: AtomicUsize,
+    /// How many the last look has left.
+    left: AtomicUsize,
     links: AtomicUsize,
 }
 
@@ -104,7 +107,8 @@ impl Retirees {
     /// Frees what can be freed, if it is worth a look.
     pub(super) fn settle_some(&self) {
         let last = self.list.lock().iter().filter(|one| one.is_last()).count();
-        if last < LOOK_AT || self.settling.try_lock().is_none() {
+        if last < LOOK_AT + self.left.load(Ordering::Relaxed) || self.settling.try_lock().is_none()
+        {
             return;
         }
         let patience = match last < ASK_AT {
@@ -122,22 +126,22 @@ impl Retirees {
     /// out again.
     fn settle(&self, patience: Patience) -> usize {
         let one_at_a_time = self.settling.lock();
-        let work = {
+        let mut work = {
             let mut list = self.list.lock();
             self.looked_at.store(list.len(), Ordering::Relaxed);
             std::mem::take(&mut *list)
         };
-        let advance = |mut one: Retired| match one.leaving.advance(patience) {
-            Left::Yes => Err(one),
-            Left::No(_) => Ok(one),
-        };
-        let (kept, free): (Vec<_>, Vec<_>) = work.into_iter().map(advance).partition(Result::is_ok);
+        let mut leaving: Vec<_> = work.iter_mut().map(|one| &mut one.leaving).collect();
+        Leaving::advance_all(&mut leaving, patience);
+        let (free, kept): (Vec<_>, Vec<_>) =
+            work.into_iter().partition(|one| one.leaving.is_left());
         let left = {
             let mut list = self.list.lock();
-            list.extend(kept.into_iter().flatten());
+            list.extend(kept);
             self.looked_at.store(0, Ordering::Relaxed);
             list.len()
         };
+        self.left.store(left, Ordering::Relaxed);
         drop(one_at_a_time);
         // Without the locks: what a closure holds may be anything.
         drop(free);

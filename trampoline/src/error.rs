@@ -92,6 +92,16 @@ pub enum TrampError {
         /// How many the process has.
         max: usize,
     },
+    /// A dispatcher is told where to go in a register, and the function's arguments take all.
+    /// Kernel: `-EINVAL`.
+    #[error("the arguments leave no integer register free to say where a dispatcher goes")]
+    NoFreeRegister,
+    /// A dispatcher knows so many functions by name. Kernel: `-E2BIG`.
+    #[error("a dispatcher compares with {max} functions at most")]
+    TooManyTargets {
+        /// `BPF_DISPATCHER_MAX`.
+        max: usize,
+    },
     /// The process cannot run images.
     #[error("trampolines run on riscv64 Linux only; this process is something else")]
     UnsupportedHost,

@@ -13,6 +13,7 @@
 //! | `shadow` | frames of images whose function must see the caller's stack pointer |
 //! | [`indirect`] | struct_ops: tables of functions that are swapped while they are called |
 //! | `static_call` | [`StaticStub`]: one function, whose calls are direct jumps |
+//! | `dispatcher` | [`Chain`]: comparisons in front of an indirect call |
 //! | `slot` | one word that leads a site to its image |
 //! | `entry` | pads, and functions whose first instructions are moved |
 //! | [`prologue`] | moves the first instructions of a function that has no pad |
@@ -32,6 +33,7 @@
 //! `arch/riscv/net/bpf_jit_comp64.c`.
 
 mod change;
+mod dispatcher;
 mod domain;
 mod emit;
 mod entry;
@@ -53,6 +55,7 @@ mod slow;
 mod static_call;
 mod table;
 
+pub use dispatcher::{Chain, MAX_TARGETS};
 pub use domain::{Attach, LinkId, MAX_LINKS, TrampStats, Trampolines};
 pub use entry::{EntryKind, Traps, resolve};
 pub use error::TrampError;

@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use text::RxRange;
-use text::threads::{Patience, Stuck, Watch, pass_by_watch};
+use text::threads::{Patience, Stuck, StuckWhy, Watch, pass_by_watch};
 
 use super::{Front, Version};
 use crate::table;
@@ -24,7 +24,6 @@ pub struct Leaving {
     version: Arc<Version>,
     /// By which it is pinned.
     number: u64,
-    ranges: [RxRange; 1],
     stage: Stage,
 }
 
@@ -48,7 +47,6 @@ impl Leaving {
     /// `front` has been led away from `version` with this number.
     pub fn of_version(front: Arc<Front>, version: Arc<Version>, number: u64) -> Leaving {
         Leaving {
-            ranges: [front.rx()],
             front,
             version,
             number,
@@ -67,18 +65,43 @@ impl Leaving {
     pub fn advance(&mut self, patience: Patience) -> Left {
         table::sweep();
         while self.stage != Stage::Left {
-            if self.stage == Stage::Counted && !self.front.is_counted_out() {
+            if !self.wants_pass() {
                 return Left::No(None);
             }
-            if let Err(stuck) = pass_by_watch(&*self, patience) {
+            if let Err(stuck) = pass_by_watch(&Group::of(&[&mut *self]), patience) {
                 return Left::No(Some(stuck));
             }
-            self.stage = match self.stage {
-                Stage::Entered => Stage::Counted,
-                Stage::Counted | Stage::Left => Stage::Left,
-            };
+            self.passed();
         }
         Left::Yes
+    }
+
+    /// Brings each of `some` as far as it goes, by as few looks at all threads as there can be.
+    pub fn advance_all(some: &mut [&mut Leaving], patience: Patience) {
+        table::sweep();
+        for _ in 0..2 {
+            let wanted = some.iter_mut().filter(|one| one.wants_pass());
+            let mut wanted: Vec<&mut Leaving> = wanted.map(|one| &mut **one).collect();
+            if pass_all(&mut wanted, patience) == Moved::No {
+                break;
+            }
+        }
+    }
+
+    /// Would a pass bring it further?
+    fn wants_pass(&self) -> bool {
+        match self.stage {
+            Stage::Entered => true,
+            Stage::Counted => self.front.is_counted_out(),
+            Stage::Left => false,
+        }
+    }
+
+    fn passed(&mut self) {
+        self.stage = match self.stage {
+            Stage::Entered => Stage::Counted,
+            Stage::Counted | Stage::Left => Stage::Left,
+        };
     }
 
     /// Whether it has been found left.
@@ -91,16 +114,70 @@ impl Leaving {
     }
 }
 
-impl Watch for Leaving {
+/// Has any of them come further?
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Moved {
+    Yes,
+    No,
+}
+
+/// One pass for all. Where somebody is in one of them, both halves are asked about on their own,
+/// and so on, until those are found that somebody is in.
+fn pass_all(some: &mut [&mut Leaving], patience: Patience) -> Moved {
+    if some.is_empty() {
+        return Moved::No;
+    }
+    match (pass_by_watch(&Group::of(some), patience), some) {
+        (Ok(()), some) => {
+            some.iter_mut().for_each(|one| one.passed());
+            Moved::Yes
+        }
+        (Err(stuck), some)
+            if some.len() > 1 && matches!(stuck.why, StuckWhy::Inside | StuckWhy::Caller) =>
+        {
+            let (left, right) = some.split_at_mut(some.len() / 2);
+            match (pass_all(left, patience), pass_all(right, patience)) {
+                (Moved::No, Moved::No) => Moved::No,
+                _ => Moved::Yes,
+            }
+        }
+        // A thread that could not be looked at may be anywhere: fewer pieces say no more.
+        (Err(_), _) => Moved::No,
+    }
+}
+
+/// Several pieces that one pass is about.
+struct Group<'a> {
+    all: Vec<&'a Leaving>,
+    ranges: Vec<RxRange>,
+}
+
+impl<'a> Group<'a> {
+    fn of(some: &'a [&mut Leaving]) -> Self {
+        let mut ranges: Vec<RxRange> = some.iter().map(|one| one.front.rx()).collect();
+        ranges.sort_by_key(|range| range.start);
+        ranges.dedup();
+        Group {
+            all: some.iter().map(|one| &**one).collect(),
+            ranges,
+        }
+    }
+
+    fn has(&self, word: u64) -> bool {
+        self.all.iter().any(|one| one.is_of(word))
+    }
+}
+
+impl Watch for Group<'_> {
     fn ranges(&self) -> &[RxRange] {
         &self.ranges
     }
 
     fn busy_here(&self) -> bool {
-        table::holds_here(|word| self.is_of(word))
+        table::holds_here(|word| self.has(word))
     }
 
     fn busy_of(&self, tid: i32) -> bool {
-        table::holds(tid, &|word| self.is_of(word))
+        table::holds(tid, &|word| self.has(word))
     }
 }

@@ -201,16 +201,7 @@ impl Placed {
             let buf = shop.packs.alloc(len_bytes, 64, near)?;
             let func = buf.rx().start;
             let bytes = generate(func).ok_or(TrampError::OutOfReach { func })?;
-            let made = Made {
-                unwind: Unwind {
-                    off: 0,
-                    len: bytes.len() as u32,
-                    rows: Vec::new(),
-                },
-                offs: vec![0],
-                bytes,
-            };
-            finish(shop, buf, &made, name)
+            finish(shop, buf, &Made::leaf(bytes), name)
         })
     }
 }
@@ -219,6 +210,21 @@ impl Drop for Placed {
     fn drop(&mut self) {
         let parts = self.parts.take();
         locked(|| drop(parts));
+    }
+}
+
+impl Made {
+    /// Code without a frame.
+    fn leaf(bytes: Vec<u8>) -> Self {
+        Made {
+            unwind: Unwind {
+                off: 0,
+                len: bytes.len() as u32,
+                rows: Vec::new(),
+            },
+            offs: vec![0],
+            bytes,
+        }
     }
 }
 
@@ -257,6 +263,20 @@ pub(super) fn place(
         let starts = starts.map(|off| RxAddr::new(start + u64::from(*off)));
         Ok((placed, starts.collect()))
     })
+}
+
+/// The same for code that is one piece without a frame.
+pub(crate) fn place_code(
+    shop: &Workshop,
+    near: Near,
+    name: &str,
+    generate: impl Fn(u64) -> Result<Vec<u8>, rv64::AsmError>,
+) -> Result<(Placed, RxAddr), TrampError> {
+    let (placed, _) = place(shop, near, FAR, name, |base| {
+        Ok(Made::leaf(generate(base)?))
+    })?;
+    let start = placed.rx.start;
+    Ok((placed, start))
 }
 
 fn finish(
