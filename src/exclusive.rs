@@ -23,3 +23,15 @@ impl<T> Drop for Exclusive<T> {
         }
     }
 }
+
+/// Runs `f` under the lock, across which no fork comes; this thread may have it, so `f` takes what
+/// else there is to lock by `try_lock` alone.
+pub(crate) fn locked<R>(f: impl FnOnce() -> R) -> R {
+    let mut f = Some(f);
+    let mut run = || f.take().map(|f| f());
+    let result = match Trampolines::exclusively(&mut run) {
+        Ok(result) => result,
+        Err(_) => run(),
+    };
+    result.expect("it runs once")
+}

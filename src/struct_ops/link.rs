@@ -24,6 +24,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use text::threads::{Patience, StuckWhy};
+use trampoline::TrampError;
 use trampoline::indirect::{Front, Leaving, Left, Member, Pin};
 
 use super::any::AnyLink;
@@ -33,6 +34,7 @@ use super::member_fn::MemberFn;
 use super::memory::Memory;
 use super::retire::{Keep, Retired};
 use super::table::{Table, TableCore};
+use crate::exclusive::locked;
 use crate::runtime::Runtime;
 use text::ForkMutex;
 
@@ -51,7 +53,7 @@ pub(super) struct LinkCore {
     front: Arc<Front>,
     /// What C sees. Kept until the front can go.
     memory: Option<Memory>,
-    /// The table of now; `None`: unregistered.
+    /// The table of now; `None`: unregistered. Locked under the lock of changes alone.
     current: ForkMutex<Option<Arc<TableCore>>>,
     runtime: Runtime,
 }
@@ -119,7 +121,8 @@ impl<T: StructOps> Link<T> {
     ///
     /// # Errors
     /// [`OpsError::Unregistered`]; [`OpsError::AlreadyRegistered`] when `table` serves another
-    /// link. That it serves this one is no error, and changes nothing.
+    /// link; that it serves this one is no error, and changes nothing. [`OpsError::Tramp`] with
+    /// `Reentered`: this thread is in the midst of an update of this link.
     #[doc(alias = "bpf_link__update_map")]
     pub fn update(&self, table: &Table<T>) -> Result<(), OpsError> {
         self.core.update(&table.core)
@@ -212,22 +215,29 @@ impl LinkCore {
                 table: table.ty.name,
             });
         }
-        let mut current = self.current.lock();
+        let swapped = locked(|| self.swap(table))?;
+        if swapped == Swapped::Yes {
+            self.runtime.retirees().settle_some();
+        }
+        Ok(())
+    }
+
+    /// Under the lock of changes.
+    fn swap(&self, table: &Arc<TableCore>) -> Result<Swapped, OpsError> {
         let unregistered = OpsError::Unregistered {
             table: self.ty.name,
         };
+        let mut current = self.current.try_lock().ok_or(TrampError::Reentered)?;
         let now = current.as_mut().ok_or(unregistered)?;
         if Arc::ptr_eq(now, table) {
-            return Ok(());
+            return Ok(Swapped::No);
         }
         table.claim(self.number)?;
         self.lead(table);
         let old = std::mem::replace(now, table.clone());
         old.release();
         self.runtime.retirees().swapped(self.retired(old), table);
-        drop(current);
-        self.runtime.retirees().settle_some();
-        Ok(())
+        Ok(Swapped::Yes)
     }
 
     /// A table that calls do not reach any more.
@@ -245,14 +255,14 @@ impl LinkCore {
 
     fn begin_unregister(&self) -> Result<Leave, OpsError> {
         let table = self.ty.name;
-        let taken = {
-            let mut current = self.current.lock();
+        let taken = locked(|| {
+            let mut current = self.current.try_lock().ok_or(TrampError::Reentered)?;
             let taken = current.take();
             if taken.is_some() {
                 self.front.vacate();
             }
-            taken
-        };
+            Ok::<_, TrampError>(taken)
+        })?;
         let old = taken.ok_or(OpsError::Unregistered { table })?;
         old.release();
         Ok(Leave {
@@ -275,6 +285,13 @@ impl Drop for LinkCore {
         self.runtime.retirees().front_gone(front);
         self.runtime.retirees().settle_some();
     }
+}
+
+/// Has a table been swapped for another?
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+enum Swapped {
+    Yes,
+    No,
 }
 
 /// One version of a table, which stays what it is. Of this thread: it cannot be sent.

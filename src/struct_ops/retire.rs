@@ -5,7 +5,7 @@
 //! Neighbour: [`trampoline::indirect::Leaving`].
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use text::ForkMutex;
@@ -14,6 +14,7 @@ use trampoline::indirect::Leaving;
 
 use super::memory::Memory;
 use super::table::TableCore;
+use crate::exclusive::locked;
 
 /// Pieces that nobody but this list has, and that were not there at the last look, after which
 /// threads are looked at.
@@ -36,14 +37,24 @@ pub struct OpsStats {
 /// Those of one runtime.
 #[derive(Debug, Default)]
 pub(crate) struct Retirees {
+    /// Locked under the lock of changes alone.
     list: ForkMutex<Vec<Retired>>,
-    /// Held while those of the list are looked at, which takes time.
-    settling: ForkMutex<()>,
+    /// The process of the thread that looks at those that were in the list; 0: none.
+    turn: AtomicU32,
     /// How many that is.
     looked_at: AtomicUsize,
     /// How many the last look has left.
     left: AtomicUsize,
     links: AtomicUsize,
+}
+
+/// Given back when it is dropped.
+struct Turn<'r>(&'r AtomicU32);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.store(0, Ordering::Release);
+    }
 }
 
 /// Something that no call reaches any more.
@@ -86,29 +97,41 @@ impl Retirees {
 
     /// A link leads to `now` instead of the table that is retired.
     pub(super) fn swapped(&self, retired: Retired, now: &Arc<TableCore>) {
-        let mut list = self.list.lock();
         let link = retired.link;
         // Calls reach it again: whatever has been seen of threads is void.
-        list.retain(|old| !old.is_of(link, now));
-        list.push(retired);
+        self.change(|list| list.retain(|old| !old.is_of(link, now)));
+        self.push(retired);
     }
 
     /// A table has been unregistered.
     pub(super) fn unregistered(&self, retired: Retired) {
-        self.list.lock().push(retired);
+        self.push(retired);
     }
 
     /// A link is gone.
     pub(super) fn front_gone(&self, retired: Retired) {
         self.links.fetch_sub(1, Ordering::Relaxed);
-        self.list.lock().push(retired);
+        self.push(retired);
+    }
+
+    fn push(&self, retired: Retired) {
+        let mut retired = Some(retired);
+        self.change(|list| list.extend(retired.take()));
+        // In the midst of a change of the list by this thread: kept for good, which is safe.
+        std::mem::forget(retired);
+    }
+
+    /// Changes the list; `None` in the midst of a change by this thread.
+    fn change<R>(&self, f: impl FnOnce(&mut Vec<Retired>) -> R) -> Option<R> {
+        locked(|| self.list.try_lock().map(|mut list| f(&mut list)))
     }
 
     /// Frees what can be freed, if it is worth a look.
     pub(super) fn settle_some(&self) {
-        let last = self.list.lock().iter().filter(|one| one.is_last()).count();
-        if last < LOOK_AT + self.left.load(Ordering::Relaxed) || self.settling.try_lock().is_none()
-        {
+        let is_last = |one: &&Retired| one.is_last();
+        let last = self.change(|list| list.iter().filter(is_last).count());
+        let last = last.unwrap_or_default();
+        if last < LOOK_AT + self.left.load(Ordering::Relaxed) {
             return;
         }
         let patience = match last < ASK_AT {
@@ -125,27 +148,45 @@ impl Retirees {
     /// while its entry is looked at here is kept by its link, and an entry more by whoever swaps it
     /// out again.
     fn settle(&self, patience: Patience) -> usize {
-        let one_at_a_time = self.settling.lock();
-        let mut work = {
-            let mut list = self.list.lock();
-            self.looked_at.store(list.len(), Ordering::Relaxed);
-            std::mem::take(&mut *list)
+        let Some(turn) = self.take_turn() else {
+            return self.stats().retired;
         };
+        let work = self.change(|list| {
+            self.looked_at.store(list.len(), Ordering::Relaxed);
+            std::mem::take(list)
+        });
+        let mut work = work.unwrap_or_default();
         let mut leaving: Vec<_> = work.iter_mut().map(|one| &mut one.leaving).collect();
         Leaving::advance_all(&mut leaving, patience);
         let (free, kept): (Vec<_>, Vec<_>) =
             work.into_iter().partition(|one| one.leaving.is_left());
-        let left = {
-            let mut list = self.list.lock();
-            list.extend(kept);
+        let mut kept = Some(kept);
+        let left = self.change(|list| {
+            list.extend(kept.take().into_iter().flatten());
             self.looked_at.store(0, Ordering::Relaxed);
             list.len()
-        };
+        });
+        std::mem::forget(kept);
+        let left = left.unwrap_or_default();
         self.left.store(left, Ordering::Relaxed);
-        drop(one_at_a_time);
-        // Without the locks: what a closure holds may be anything.
+        drop(turn);
+        // Without the turn: what a closure holds may be anything.
         drop(free);
         left
+    }
+
+    /// One thread at a time looks. The turn of a thread that a fork has left behind is over; what
+    /// it was looking at is kept for good.
+    fn take_turn(&self) -> Option<Turn<'_>> {
+        let me = std::process::id();
+        let now = self.turn.load(Ordering::Relaxed);
+        if now == me {
+            return None;
+        }
+        let taken = self
+            .turn
+            .compare_exchange(now, me, Ordering::Acquire, Ordering::Relaxed);
+        taken.ok().map(|_| Turn(&self.turn))
     }
 
     /// Waits until nothing is retired; how much still is.
@@ -167,13 +208,14 @@ impl Retirees {
 
     /// Forgets what threads may still be in, so that nothing of it is freed.
     pub(crate) fn leak(&self) {
-        std::mem::forget(std::mem::take(&mut *self.list.lock()));
+        std::mem::forget(self.change(std::mem::take));
     }
 
     pub(crate) fn stats(&self) -> OpsStats {
         OpsStats {
             links: self.links.load(Ordering::Relaxed),
-            retired: self.list.lock().len() + self.looked_at.load(Ordering::Relaxed),
+            retired: self.change(|list| list.len()).unwrap_or_default()
+                + self.looked_at.load(Ordering::Relaxed),
         }
     }
 }
