@@ -64,37 +64,37 @@ impl Emit {
         }
     }
 
-    pub(crate) fn ld(&mut self, rd: Reg, base: Reg, off: i32) {
+    pub(crate) fn ld(&mut self, rd: Reg, base: Reg, off: impl Into<i64>) {
         let imm = imm12(off.into());
         self.insn(insn::ld(rd, base, imm));
     }
 
-    pub(crate) fn sd(&mut self, rs: Reg, base: Reg, off: i32) {
+    pub(crate) fn sd(&mut self, rs: Reg, base: Reg, off: impl Into<i64>) {
         let imm = imm12(off.into());
         self.insn(insn::sd(rs, base, imm));
     }
 
-    pub(crate) fn lw(&mut self, rd: Reg, base: Reg, off: i32) {
+    pub(crate) fn lw(&mut self, rd: Reg, base: Reg, off: impl Into<i64>) {
         let imm = imm12(off.into());
         self.insn(insn::lw(rd, base, imm));
     }
 
-    pub(crate) fn sw(&mut self, rs: Reg, base: Reg, off: i32) {
+    pub(crate) fn sw(&mut self, rs: Reg, base: Reg, off: impl Into<i64>) {
         let imm = imm12(off.into());
         self.insn(insn::sw(rs, base, imm));
     }
 
-    pub(crate) fn sh(&mut self, rs: Reg, base: Reg, off: i32) {
+    pub(crate) fn sh(&mut self, rs: Reg, base: Reg, off: impl Into<i64>) {
         let imm = imm12(off.into());
         self.insn(insn::sh(rs, base, imm));
     }
 
-    pub(crate) fn fld(&mut self, rd: FReg, base: Reg, off: i32) {
+    pub(crate) fn fld(&mut self, rd: FReg, base: Reg, off: impl Into<i64>) {
         let imm = imm12(off.into());
         self.insn(insn::fld(rd, base, imm));
     }
 
-    pub(crate) fn fsd(&mut self, rs: FReg, base: Reg, off: i32) {
+    pub(crate) fn fsd(&mut self, rs: FReg, base: Reg, off: impl Into<i64>) {
         let imm = imm12(off.into());
         self.insn(insn::fsd(rs, base, imm));
     }

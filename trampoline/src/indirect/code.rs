@@ -21,7 +21,7 @@
 
 use rv64::Reg::{self, *};
 use rv64::{AsmError, Cond, FReg, Features, Label, Order, SImm, imm, insn};
-use symbols::{Cfa, Row, Unwind};
+use symbols::{Cfa, Row, SavedFrom, Unwind};
 
 use super::enter;
 use crate::emit::Emit;
@@ -214,6 +214,7 @@ impl Gen {
                 reg: Sp.num() as u8,
                 off: frame_bytes,
             },
+            from: SavedFrom::Cfa,
             saved,
         });
         Ok(Made {

@@ -308,6 +308,7 @@ fn tell(shop: &Workshop, rx: RxRange, made: &Made, name: &str) -> Published {
         symbols: &[symbol],
         lines: &[],
         unwind: std::slice::from_ref(&made.unwind),
+        landings: &[],
     };
     symbols::publish(&info, shop.tools)
 }
