@@ -8,6 +8,7 @@
 mod common;
 
 use std::ffi::{c_long, c_void};
+use std::path::Path;
 use std::process::Command;
 
 use common::{call_back, call_through, serial};
@@ -83,7 +84,10 @@ fn slow_gdb_names_images_and_walks_through_them() {
         println!("no gdb: not tested");
         return;
     };
-    let mut command = Command::new(gdb);
+    // Its Python looks for its own files below this; Debian's gdb does not start without them.
+    let home = Path::new(&gdb).ancestors().nth(2).unwrap();
+    let mut command = Command::new(&gdb);
+    command.env("PYTHONHOME", home);
     command.args(["-nx", "-batch", "-iex", "set debuginfod enabled off"]);
     for step in [
         "set width 0",

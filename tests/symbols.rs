@@ -6,6 +6,8 @@
 )]
 
 mod common;
+#[path = "symbols/jitdump.rs"]
+mod jitdump;
 
 use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -241,13 +243,47 @@ fn perf_finds_programs_by_map_and_by_dump() {
     );
     assert!(first.ends_with(&name), "{map}");
     assert!(map.contains(&format!("{name}.func_7\n")), "{map}");
-    let dump = std::fs::read(format!("/tmp/jit-{pid}.dump")).unwrap();
+    let dump = std::fs::read(dump_path(pid)).unwrap();
     let has = |text: &str| dump.windows(text.len()).any(|part| part == text.as_bytes());
     assert!(dump.starts_with(b"DTiJ"));
     assert!(has(&name) && has("nested.bpf.c"));
+    with_program(&rt, prog.fexit(), || {
+        perf_reads_an_image(&dump_path(pid), pid)
+    });
+    rt.synchronize(common::PATIENCE).unwrap();
     let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
     let marked = maps
         .lines()
         .find(|line| line.ends_with(&format!("jit-{pid}.dump")));
     assert!(marked.is_some_and(|line| line.contains(" r-xp ")), "{maps}");
+}
+
+fn dump_path(pid: u32) -> String {
+    format!("/tmp/jit-{pid}.dump")
+}
+
+/// The image of `tl_add2` and the program on it, as the formats' readers have them.
+fn perf_reads_an_image(path: &str, pid: u32) {
+    let codes = jitdump::read_dump(&std::fs::read(path).unwrap(), pid);
+    let numbers: Vec<u64> = codes.iter().map(|code| code.number).collect();
+    assert_eq!(numbers, (0..codes.len() as u64).collect::<Vec<_>>());
+    let image_name = format!("bpf_trampoline_{:x}", ADD2 as usize);
+    let image = codes.iter().rfind(|code| code.name == image_name);
+    let image = image.expect("no record of the image");
+    assert_eq!((image.pid, image.vma), (pid, image.at));
+    assert!(image.tid > 0 && image.time_ns > 0);
+    let nested = codes.iter().find(|code| !code.lines.is_empty()).unwrap();
+    assert!(nested.name.contains("nested"), "{}", nested.name);
+    let (at, line, file) = &nested.lines[0];
+    assert!((nested.at..nested.at + nested.code.len() as u64).contains(at));
+    assert_eq!((*line, &**file), (12, "nested.bpf.c"));
+    let map = std::fs::read_to_string(format!("/tmp/perf-{pid}.map")).unwrap();
+    let map = jitdump::read_map(&map);
+    for code in [image, nested] {
+        let entry = (code.at, code.code.len() as u64, code.name.clone());
+        assert!(map.contains(&entry), "{entry:?} is not in {map:?}");
+        // SAFETY: 1. the code is there, and nobody changes it: the hook is attached.
+        let there = unsafe { std::slice::from_raw_parts(code.at as *const u8, code.code.len()) };
+        assert_eq!(there, code.code, "{}", code.name);
+    }
 }

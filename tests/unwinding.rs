@@ -254,3 +254,121 @@ fn stacks_are_walked_from_programs() {
     rt.detach_all([&at_entry, &at_exit]).unwrap();
     assert_settled(&rt);
 }
+
+/// Start and end of images of the function: the one under test, and those before it, in which
+/// nobody is any more.
+static IMAGES: [[AtomicUsize; 2]; 8] = [const { [const { AtomicUsize::new(0) }; 2] }; 8];
+static WALKED: AtomicUsize = AtomicUsize::new(0);
+static LOST_AT: AtomicUsize = AtomicUsize::new(0);
+/// Bit by halfword: where in the image signals have come.
+static PLACES: [AtomicUsize; 16] = [const { AtomicUsize::new(0) }; 16];
+
+extern "C" fn on_timer(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
+    // SAFETY: 1. the kernel passes the context of what it has interrupted.
+    let context = unsafe { &*context.cast::<libc::ucontext_t>() };
+    let pc = context.uc_mcontext.__gregs[0] as usize;
+    let is_in = |[start, end]: &&[AtomicUsize; 2]| {
+        (start.load(Ordering::Relaxed)..end.load(Ordering::Relaxed)).contains(&pc)
+    };
+    let Some([start, _]) = IMAGES.iter().find(is_in) else {
+        return;
+    };
+    let start = start.load(Ordering::Relaxed);
+    trace();
+    let callers = frames_of(calls_again as *const () as usize, 512);
+    if !callers.is_empty() {
+        WALKED.fetch_add(1, Ordering::Relaxed);
+        let place = (pc - start) / 2 % 1024;
+        PLACES[place / 64].fetch_or(1 << (place % 64), Ordering::Relaxed);
+    } else {
+        LOST_AT.store(pc - start, Ordering::Relaxed);
+    }
+}
+
+#[inline(never)]
+fn calls_again(call: Catches) {
+    for i in 0..100 {
+        assert_eq!(std::hint::black_box(call(i)), i);
+    }
+}
+
+/// Where images of `addr` are and were, as the map says.
+fn find_images(addr: *const ()) {
+    let map = std::fs::read_to_string(format!("/tmp/perf-{}.map", std::process::id())).unwrap();
+    let name = format!(" bpf_trampoline_{:x}", addr as usize);
+    let lines = map.lines().filter(|line| line.ends_with(&name));
+    for (place, line) in IMAGES.iter().zip(lines) {
+        let mut words = line.split(' ').map(|word| usize::from_str_radix(word, 16));
+        let mut word = || words.next().unwrap().unwrap();
+        let (start, len) = (word(), word());
+        place[0].store(start, Ordering::Relaxed);
+        place[1].store(start + len, Ordering::Relaxed);
+    }
+}
+
+/// From every instruction of an image at which a signal comes.
+#[test]
+fn slow_stacks_are_walked_from_wherever_a_signal_finds_them() {
+    let _one = serial();
+    let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_timer;
+    // SAFETY: 1. zero bytes are a valid `sigaction`.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as usize;
+    action.sa_flags = libc::SA_RESTART | libc::SA_SIGINFO;
+    // SAFETY: 1. the handler walks the stack only where no lock can be held, in an image.
+    common::checked(unsafe {
+        libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut())
+    });
+    // What the first walk allocates is there then.
+    trace();
+    let period = |micros| {
+        let time = libc::timeval {
+            tv_sec: 0,
+            tv_usec: micros,
+        };
+        let timer = libc::itimerval {
+            it_interval: time,
+            it_value: time,
+        };
+        // SAFETY: 1. a valid time; the handler is there.
+        common::checked(unsafe { setitimer(0, &raw const timer, std::ptr::null_mut()) });
+    };
+    for way in WAYS {
+        let rt = Runtime::builder()
+            .tools(rvbpf::Tools::PERF_MAP)
+            .build()
+            .unwrap();
+        let hooked = way.hook(&rt, tl_throw as *const (), int_to_int());
+        find_images(tl_throw as *const ());
+        WALKED.store(0, Ordering::Relaxed);
+        PLACES
+            .iter()
+            .for_each(|word| word.store(0, Ordering::Relaxed));
+        period(150);
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(8);
+        while WALKED.load(Ordering::Relaxed) < 300 && std::time::Instant::now() < end {
+            calls_again(tl_catch_throw);
+        }
+        period(0);
+        let places: u32 = PLACES
+            .iter()
+            .map(|word| word.load(Ordering::Relaxed).count_ones())
+            .sum();
+        let walked = WALKED.load(Ordering::Relaxed);
+        println!("{way:?}: {walked} walks from {places} places");
+        assert_eq!(
+            LOST_AT.load(Ordering::Relaxed),
+            0,
+            "{way:?}: lost at this offset"
+        );
+        // An emulator takes interrupts at few places alone.
+        assert!(walked > 20 && places > 2, "{way:?}: {walked} from {places}");
+        hooked.detach().unwrap();
+        assert_settled(&rt);
+    }
+}
+
+// The crate declares it for other targets.
+unsafe extern "C" {
+    fn setitimer(which: c_int, new: *const libc::itimerval, old: *mut libc::itimerval) -> c_int;
+}

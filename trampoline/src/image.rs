@@ -396,11 +396,11 @@ impl<'a> Gen<'a> {
 
     /// Where a slot is, in bytes from [`Gen::base`].
     fn off(&self, slot: FrameSlot) -> i32 {
-        self.from_base(self.frame.off(slot).unwrap_or_default())
+        self.based(self.frame.off(slot).unwrap_or_default())
     }
 
     /// The same for an offset in the frame.
-    fn from_base(&self, off: u32) -> i32 {
+    fn based(&self, off: u32) -> i32 {
         match self.on_shadow() {
             true => off as i32 - self.frame.size_bytes() as i32,
             false => off as i32,
@@ -409,7 +409,7 @@ impl<'a> Gen<'a> {
 
     /// Where the context is, in bytes from [`Gen::base`].
     fn ctx(&self) -> i32 {
-        self.from_base(self.frame.ctx())
+        self.based(self.frame.ctx())
     }
 
     fn has(&self, slot: FrameSlot) -> bool {
@@ -505,7 +505,7 @@ impl<'a> Gen<'a> {
     /// Subtracts one again. Everything this call did in the image comes before it.
     fn count_out(&mut self) {
         let line = match self.on_shadow() {
-            true => self.from_base(shadow::ENTRY_LINE_OFF as u32),
+            true => self.based(shadow::ENTRY_LINE_OFF as u32),
             false => self.off(FrameSlot::Inflight),
         };
         self.e.ld(T1, self.base(), line);

@@ -176,7 +176,8 @@ fn test_places(
     let gdb = gdb.map(|path| path.to_string_lossy().into_owned());
     env.extend(gdb.as_deref().map(|path| (GDB_VAR, path)));
     add_tests(&mut load, &built, selection, &env);
-    load.files = files_under(root, &|path| is_test_data(root, path))?;
+    let data = files_under(root, &|path| is_test_data(root, path))?;
+    load.files.extend(data);
     for place in places {
         println!("== {place}");
         let name = place.to_string();
@@ -198,6 +199,7 @@ fn take_gdb(lab: &Lab, load: &mut Load) -> Result<Option<PathBuf>> {
     let gdb = Gdb::open(vm)?;
     load.library_dirs.push(gdb.libraries());
     load.libraries.push(gdb.program());
+    load.files.extend(gdb.files()?);
     Ok(Some(gdb.program()))
 }
 
