@@ -68,7 +68,7 @@ fn size_bytes(number: u32) -> u64 {
 /// A program of about `size_bytes`.
 fn code(number: u32, size_bytes: u64) -> Result<Vec<u8>, Error> {
     /// What the copy at the start, the number at the end and the return take, about.
-    const REST_BYTES: u64 = 16;
+    const REST_BYTES: u64 = 10;
     let ops = [AluOp::Add, AluOp::Xor, AluOp::Or, AluOp::Sub, AluOp::And];
     let mut b = ProgramBuilder::new();
     // The arguments are 0, and so is all else until the number is added.

@@ -4,12 +4,13 @@
 
 use std::path::PathBuf;
 
+use crate::itlb::corpus::Corpus;
 use crate::itlb::counters::{Counters, Event};
 use crate::itlb::machine::{Machine, Uarch, uarch_of};
 use crate::itlb::order::Order;
-use crate::itlb::place::Layout;
+use crate::itlb::place::{Layout, Placed};
 use crate::itlb::plan::Plan;
-use crate::itlb::{Outcome, measure};
+use crate::itlb::{Error, Outcome, measure};
 
 /// A short plan that writes into a folder of this process.
 fn plan(name: &str, line: &str) -> Plan {
@@ -154,6 +155,33 @@ fn without_huge_pages_it_falls_back_and_says_so() {
     );
     assert_eq!(outcome.results.lonely_bytes.0 / 1024, 4);
     std::fs::remove_dir_all(&plan.out).expect("removed");
+}
+
+#[test]
+fn code_memory_that_is_not_to_be_had_is_an_error() {
+    let corpus = Corpus::new(600).expect("programs");
+    let status = std::fs::read_to_string("/proc/self/statm").expect("statm");
+    let pages = status
+        .split(' ')
+        .next()
+        .and_then(|pages| pages.parse::<u64>().ok());
+    // Not even one pack has room.
+    let most = (4096 * pages.expect("a number")) + (1 << 20);
+    let limit = libc::rlimit {
+        rlim_cur: most,
+        rlim_max: libc::RLIM_INFINITY,
+    };
+    // SAFETY: 1. the kernel reads the limit.
+    assert_eq!(
+        unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) },
+        0
+    );
+    let by: Vec<u32> = (0..600).collect();
+    for layout in Layout::ALL {
+        let error = Placed::new(&corpus, layout, &by).expect_err("no room");
+        assert!(matches!(error, Error::Pack(_)), "{layout}: {error:?}");
+        println!("{layout}: {error}");
+    }
 }
 
 #[test]
