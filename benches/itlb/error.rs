@@ -3,6 +3,7 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::plot::PlotError;
 use super::spec::SpecError;
 
 /// Why there are no numbers.
@@ -30,6 +31,8 @@ pub(crate) enum Error {
     Read { path: PathBuf, error: io::Error },
     #[error("{path}: {error}", path = .path.display())]
     Write { path: PathBuf, error: io::Error },
+    #[error("the plot of {metric} cannot be drawn: {error}")]
+    Plot { metric: String, error: PlotError },
     #[error("program {number} is no plain code that runs through: the model would be wrong")]
     CodeNotPlain { number: u32 },
     #[error("programs were called, but not those that were meant ({order}, {nr} programs)")]

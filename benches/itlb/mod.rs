@@ -121,6 +121,10 @@ pub(crate) fn write(plan: &Plan, results: &Results, rows: &[Row]) -> Result<(), 
     put("itlb.csv", report::csv(results))?;
     for (index, metric) in results.metrics.iter().enumerate() {
         let plot = plot::draw(results, index, &plan.orders, &plan.layouts);
+        let plot = plot.map_err(|error| Error::Plot {
+            metric: metric.name.clone(),
+            error,
+        })?;
         put(&format!("itlb_{}.svg", metric.name), plot)?;
     }
     Ok(())

@@ -1,32 +1,42 @@
 //! Plots: a panel for each order of calls, a curve for each layout, both axes logarithmic.
 //!
 //! Curves differ by colour, by dashes and by markers, so that they can be told apart without colour.
-//! What is zero, or less than the axis shows, stands on a line of its own below the axis's end,
-//! which is marked 0.
+//! What is zero, or less than an axis shows, stands on a line of its own below the axis's end, which
+//! is marked 0.
 //!
-//! Key function: [`draw`]. Source: SVG 1.1.
+//! Key function: [`draw`]. Neighbour: `plotters` knows SVG and axes.
 
-use std::fmt::Write;
+use plotters::coord::Shift;
+use plotters::coord::combinators::LogCoord;
+use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::order::Order;
 use super::place::Layout;
-use super::results::Results;
+use super::results::{Point, Results};
 
-const PANEL: (f64, f64) = (300.0, 260.0);
-/// Left of the first panel, between panels, above, below.
-const LEFT: f64 = 70.0;
-const GAP: f64 = 24.0;
-const TOP: f64 = 62.0;
-const BOTTOM: f64 = 92.0;
-/// Below the axis's end, where zeros are.
-const ZERO: f64 = 22.0;
-/// The smallest value that an axis of misses shows.
+/// Why there is no plot.
+pub(crate) type PlotError = DrawingAreaErrorKind<std::io::Error>;
+
+type Svg<'a> = SVGBackend<'a>;
+type Area<'a> = DrawingArea<Svg<'a>, Shift>;
+type Log = LogCoord<f64>;
+type Chart<'a, 'b> = ChartContext<'a, Svg<'b>, Cartesian2d<Log, Log>>;
+
+/// A panel with its axes, the first with room for numbers; title and legend.
+const PANEL: (u32, u32) = (325, 330);
+const NUMBERS_WIDTH: u32 = 56;
+const TITLE_HEIGHT: u32 = 34;
+const LEGEND_HEIGHT: u32 = 34;
+const FONT: &str = "sans-serif";
+/// The smallest value that an axis shows.
 const FLOOR: f64 = 1e-4;
 
-/// How a layout's curve looks.
+/// How a layout's curve looks. Colours are Okabe's and Ito's, which differ for all eyes.
 struct Style {
-    colour: &'static str,
-    dashes: &'static str,
+    colour: RGBColor,
+    /// Length of a dash and of the space after it, in pixels; none: a line.
+    dashes: Option<(u32, u32)>,
     marker: Marker,
 }
 
@@ -38,13 +48,12 @@ enum Marker {
     Cross,
 }
 
-/// Colours of Okabe and Ito, which differ for all eyes.
 fn style(layout: Layout) -> Style {
     let (colour, dashes, marker) = match layout {
-        Layout::Page => ("#d55e00", "none", Marker::Circle),
-        Layout::Packed => ("#0072b2", "8 4", Marker::Square),
-        Layout::Hot => ("#009e73", "2 3", Marker::Triangle),
-        Layout::Huge => ("#000000", "10 3 2 3", Marker::Cross),
+        Layout::Page => (RGBColor(0xd5, 0x5e, 0x00), None, Marker::Circle),
+        Layout::Packed => (RGBColor(0x00, 0x72, 0xb2), Some((9, 5)), Marker::Square),
+        Layout::Hot => (RGBColor(0x00, 0x9e, 0x73), Some((2, 3)), Marker::Triangle),
+        Layout::Huge => (RGBColor(0, 0, 0), Some((14, 3)), Marker::Cross),
     };
     Style {
         colour,
@@ -54,231 +63,215 @@ fn style(layout: Layout) -> Style {
 }
 
 /// The plot of a metric, as a file.
+///
+/// # Errors
+/// [`PlotError`], if `plotters` cannot draw it.
 pub(crate) fn draw(
     results: &Results,
     metric: usize,
     orders: &[Order],
     layouts: &[Layout],
-) -> String {
-    let about = &results.metrics[metric].about;
-    let values = results.points.iter().filter_map(|p| p.values.get(metric));
-    let axis = Axis::of(values.map(|value| value.median));
-    let nrs = results.points.iter().map(|point| point.programs as f64);
-    let width = LEFT + orders.len() as f64 * (PANEL.0 + GAP);
-    let height = TOP + PANEL.1 + BOTTOM;
-    let mut figure = Figure {
-        out: String::new(),
-        axis,
-        most: nrs.fold(2.0, f64::max),
-    };
-    let _ = writeln!(
-        figure.out,
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{width}\" height=\"{height}\" \
-         viewBox=\"0 0 {width} {height}\" font-family=\"sans-serif\" font-size=\"12\">\n\
-         <rect width=\"{width}\" height=\"{height}\" fill=\"white\"/>"
-    );
-    figure.text((LEFT, 22.0), Anchor::Start, 15, about);
-    for (index, &order) in orders.iter().enumerate() {
-        let left = LEFT + index as f64 * (PANEL.0 + GAP);
-        let first = index == 0;
-        figure.frame(
-            left,
-            order,
-            if first { Ticks::Labelled } else { Ticks::Bare },
-        );
-        for &layout in layouts {
-            let of = |p: &&super::results::Point| (p.order, p.layout) == (order, layout);
-            let points = results.points.iter().filter(of);
-            let points = points.filter_map(|point| {
-                let value = point.values.get(metric)?;
-                Some((point.programs as f64, value.median))
-            });
-            figure.curve(left, &points.collect::<Vec<_>>(), &style(layout));
+) -> Result<String, PlotError> {
+    let mut svg = String::new();
+    let width = NUMBERS_WIDTH + orders.len() as u32 * PANEL.0;
+    // A single panel is narrower than the legend.
+    let size = (width.max(900), TITLE_HEIGHT + PANEL.1 + LEGEND_HEIGHT);
+    {
+        let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        root.fill(&WHITE)?;
+        let about = results.metrics[metric].about.as_str();
+        let title = (FONT, 17).into_text_style(&root);
+        root.draw(&Text::new(about, (14, 10), title))?;
+        let (_, rest) = root.split_vertically(TITLE_HEIGHT);
+        let (panels, below) = rest.split_vertically(PANEL.1);
+        let mut left = panels;
+        for (index, &order) in orders.iter().enumerate() {
+            let numbers = if index == 0 {
+                Numbers::Shown
+            } else {
+                Numbers::Left
+            };
+            let (area, rest) = left.split_horizontally(PANEL.0 + numbers.width());
+            panel(&area, results, metric, order, layouts, numbers)?;
+            left = rest;
         }
+        legend(&below, layouts)?;
+        root.present()?;
     }
-    let middle = TOP + PANEL.1 / 2.0;
-    let unit = results.metrics[metric].unit;
-    let _ = writeln!(
-        figure.out,
-        "<text x=\"16\" y=\"{middle}\" text-anchor=\"middle\" \
-         transform=\"rotate(-90 16 {middle})\">{unit}</text>"
-    );
-    figure.legend(layouts);
-    figure.out + "</svg>\n"
+    Ok(svg)
 }
 
-/// The vertical axis, from `low` to `high`, both powers of ten.
+/// Whether a panel has numbers on its vertical axis.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Numbers {
+    Shown,
+    Left,
+}
+
+impl Numbers {
+    fn width(self) -> u32 {
+        match self {
+            Self::Shown => NUMBERS_WIDTH,
+            Self::Left => 0,
+        }
+    }
+}
+
+fn panel(
+    area: &Area,
+    results: &Results,
+    metric: usize,
+    order: Order,
+    layouts: &[Layout],
+    numbers: Numbers,
+) -> Result<(), PlotError> {
+    let axis = Axis::of(results, metric);
+    let most = results.points.iter().map(|point| point.programs);
+    let most = most.max().unwrap_or_default().max(2) as f64;
+    let mut chart = ChartBuilder::on(area)
+        .margin_right(12)
+        .margin_left(6)
+        .x_label_area_size(44)
+        .y_label_area_size(numbers.width())
+        .caption(format!("{order} order"), (FONT, 14))
+        .build_cartesian_2d(
+            (0.8..most * 1.25).log_scale().base(2.0),
+            (axis.bottom..axis.top).log_scale().base(10.0),
+        )?;
+    let mut mesh = chart.configure_mesh();
+    mesh.x_desc("programs")
+        .x_labels(8)
+        .x_label_formatter(&|nr| match *nr >= 1024.0 {
+            true => format!("{}k", nr / 1024.0),
+            false => format!("{nr}"),
+        })
+        .y_label_formatter(&|value| format!("{}", (value * 1e6).round() / 1e6))
+        .light_line_style(TRANSPARENT)
+        .bold_line_style(BLACK.mix(0.15))
+        .label_style((FONT, 12));
+    if numbers == Numbers::Shown {
+        mesh.y_desc(results.metrics[metric].unit);
+    }
+    mesh.draw()?;
+    if let (Some(zero), Numbers::Shown) = (axis.zero, numbers) {
+        let (x, y) = chart.backend_coord(&(0.8, zero));
+        let at_end = Pos::new(HPos::Right, VPos::Center);
+        let text = (FONT, 12).into_text_style(area).pos(at_end);
+        // Labels lie left of the axis; places of an area count from its own corner.
+        let corner = area.get_base_pixel();
+        area.draw(&Text::new("0", (x - corner.0 - 8, y - corner.1), text))?;
+    }
+    for &layout in layouts {
+        let is_it = |point: &&Point| (point.order, point.layout) == (order, layout);
+        let points = results.points.iter().filter(is_it).filter_map(|point| {
+            let value = point.values.get(metric)?.median;
+            Some((point.programs as f64, axis.place(value)))
+        });
+        curve(&mut chart, points.collect(), &style(layout))?;
+    }
+    Ok(())
+}
+
+/// What a vertical axis shows.
 #[derive(Copy, Clone, Debug)]
 struct Axis {
-    low: i32,
-    high: i32,
-    has_zeros: bool,
+    bottom: f64,
+    top: f64,
+    /// Where zeros stand, if there are some.
+    zero: Option<f64>,
 }
 
 impl Axis {
-    fn of(values: impl Iterator<Item = f64>) -> Self {
-        let (mut least, mut most) = (f64::MAX, FLOOR);
-        let mut has_zeros = false;
-        for value in values {
-            if value < FLOOR {
-                has_zeros = true;
-            } else {
-                least = least.min(value);
-                most = most.max(value);
+    /// Whole decades around all values of a metric; below them, room for zeros.
+    fn of(results: &Results, metric: usize) -> Self {
+        let values = results.points.iter().filter_map(|p| p.values.get(metric));
+        let (zeros, values): (Vec<f64>, Vec<f64>) = values
+            .map(|value| value.median)
+            .partition(|&value| value < FLOOR);
+        let most = values.iter().copied().fold(FLOOR, f64::max);
+        let least = values.iter().copied().fold(most, f64::min);
+        let low = 10_f64.powf(least.log10().floor());
+        let top = 10_f64.powf(most.log10().ceil()).max(low * 10.0) * 1.1;
+        let (bottom, zero) = match zeros.is_empty() {
+            true => (low * 0.9, None),
+            false => (low * 0.3, Some(low * 0.4)),
+        };
+        Self { bottom, top, zero }
+    }
+
+    fn place(self, value: f64) -> f64 {
+        match self.zero {
+            Some(zero) if value < FLOOR => zero,
+            _ => value,
+        }
+    }
+}
+
+fn curve(chart: &mut Chart, points: Vec<(f64, f64)>, style: &Style) -> Result<(), PlotError> {
+    let stroke = style.colour.stroke_width(2);
+    match style.dashes {
+        None => chart.draw_series(LineSeries::new(points.iter().copied(), stroke))?,
+        Some((dash, space)) => {
+            let points = points.iter().copied();
+            chart.draw_series(DashedLineSeries::new(points, dash, space, stroke))?
+        }
+    };
+    let spots = points.iter().map(|&at| EmptyElement::at(at));
+    match style.marker {
+        Marker::Circle => chart.draw_series(spots.map(|spot| spot + circle(stroke)))?,
+        Marker::Square => chart.draw_series(spots.map(|spot| spot + square(stroke)))?,
+        Marker::Triangle => chart.draw_series(spots.map(|spot| spot + triangle(stroke)))?,
+        Marker::Cross => chart.draw_series(spots.map(|spot| spot + cross(stroke)))?,
+    };
+    Ok(())
+}
+
+type Pixel = (i32, i32);
+
+fn circle(stroke: ShapeStyle) -> Circle<Pixel, i32> {
+    Circle::new((0, 0), 4, stroke)
+}
+
+fn square(stroke: ShapeStyle) -> PathElement<Pixel> {
+    PathElement::new([(-4, -4), (4, -4), (4, 4), (-4, 4), (-4, -4)], stroke)
+}
+
+fn triangle(stroke: ShapeStyle) -> PathElement<Pixel> {
+    PathElement::new([(0, -5), (5, 4), (-5, 4), (0, -5)], stroke)
+}
+
+fn cross(stroke: ShapeStyle) -> Cross<Pixel, i32> {
+    Cross::new((0, 0), 4, stroke)
+}
+
+/// For all panels: a piece of each curve, and what it is.
+fn legend(area: &Area, layouts: &[Layout]) -> Result<(), PlotError> {
+    const PIECE: i32 = 48;
+    let (mut x, y) = (NUMBERS_WIDTH as i32, 14);
+    for &layout in layouts {
+        let (style, about) = (style(layout), layout.about());
+        let stroke = style.colour.stroke_width(2);
+        let (from, to) = ((x, y), (x + PIECE, y));
+        match style.dashes {
+            None => area.draw(&PathElement::new([from, to], stroke))?,
+            Some((dash, space)) => {
+                let dashes = DashedLineSeries::new([from, to], dash, space, stroke);
+                for dash in dashes {
+                    area.draw(&dash)?;
+                }
             }
         }
-        let low = least.min(most).log10().floor() as i32;
-        let high = (most.log10().ceil() as i32).max(low + 1);
-        Self {
-            low,
-            high,
-            has_zeros,
+        let spot = EmptyElement::at((x + PIECE / 2, y));
+        match style.marker {
+            Marker::Circle => area.draw(&(spot + circle(stroke)))?,
+            Marker::Square => area.draw(&(spot + square(stroke)))?,
+            Marker::Triangle => area.draw(&(spot + triangle(stroke)))?,
+            Marker::Cross => area.draw(&(spot + cross(stroke)))?,
         }
+        let text = (FONT, 13).into_text_style(area);
+        let text = text.pos(Pos::new(HPos::Left, VPos::Center));
+        area.draw(&Text::new(about, (x + PIECE + 8, y), text))?;
+        x += PIECE + 30 + 13 * about.len() as i32 / 2;
     }
-
-    fn y(self, value: f64) -> f64 {
-        let bottom = TOP + PANEL.1;
-        if value < FLOOR {
-            return bottom;
-        }
-        let room = PANEL.1 - if self.has_zeros { ZERO } else { 0.0 };
-        let part = (value.log10() - f64::from(self.low)) / f64::from(self.high - self.low);
-        TOP + room * (1.0 - part)
-    }
-}
-
-#[derive(Copy, Clone, Eq, PartialEq)]
-enum Ticks {
-    Labelled,
-    Bare,
-}
-
-#[derive(Copy, Clone)]
-enum Anchor {
-    Start,
-    Middle,
-    End,
-}
-
-struct Figure {
-    out: String,
-    axis: Axis,
-    /// The most programs.
-    most: f64,
-}
-
-impl Figure {
-    fn x(&self, left: f64, programs: f64) -> f64 {
-        // Room for markers on both sides.
-        left + 10.0 + (PANEL.0 - 20.0) * programs.log2() / self.most.log2()
-    }
-
-    fn text(&mut self, (x, y): (f64, f64), anchor: Anchor, size: u32, text: &str) {
-        let anchor = match anchor {
-            Anchor::Start => "start",
-            Anchor::Middle => "middle",
-            Anchor::End => "end",
-        };
-        let text = text.replace('&', "&amp;").replace('<', "&lt;");
-        let _ = writeln!(
-            self.out,
-            "<text x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\" font-size=\"{size}\">{text}</text>"
-        );
-    }
-
-    fn line(&mut self, (x1, y1): (f64, f64), (x2, y2): (f64, f64), colour: &str) {
-        let _ = writeln!(
-            self.out,
-            "<path d=\"M{x1:.1} {y1:.1}L{x2:.1} {y2:.1}\" stroke=\"{colour}\" fill=\"none\"/>"
-        );
-    }
-
-    /// A panel's frame, grid and ticks.
-    fn frame(&mut self, left: f64, order: Order, ticks: Ticks) {
-        let (right, bottom) = (left + PANEL.0, TOP + PANEL.1);
-        for power in self.axis.low..=self.axis.high {
-            let y = self.axis.y(10_f64.powi(power));
-            self.line((left, y), (right, y), "#dddddd");
-            if ticks == Ticks::Labelled {
-                let label = match power {
-                    -4..0 => format!("{:.*}", power.unsigned_abs() as usize, 10_f64.powi(power)),
-                    _ => format!("{}", 10_f64.powi(power)),
-                };
-                self.text((left - 6.0, y + 4.0), Anchor::End, 12, &label);
-            }
-        }
-        if self.axis.has_zeros && ticks == Ticks::Labelled {
-            self.text((left - 6.0, bottom + 4.0), Anchor::End, 12, "0");
-        }
-        for log in (0..=self.most.log2() as u32).step_by(2) {
-            let programs = f64::from(1_u32 << log);
-            let x = self.x(left, programs);
-            self.line((x, TOP), (x, bottom), "#eeeeee");
-            self.line((x, bottom), (x, bottom + 4.0), "#000000");
-            let label = match log {
-                10.. => format!("{}k", 1 << (log - 10)),
-                _ => format!("{}", 1 << log),
-            };
-            self.text((x, bottom + 17.0), Anchor::Middle, 12, &label);
-        }
-        let (width, height) = PANEL;
-        let _ = writeln!(
-            self.out,
-            "<rect x=\"{left}\" y=\"{TOP}\" width=\"{width}\" height=\"{height}\" \
-             stroke=\"#000000\" fill=\"none\"/>"
-        );
-        let middle = left + width / 2.0;
-        let title = format!("{order} order");
-        self.text((middle, TOP - 8.0), Anchor::Middle, 13, &title);
-        self.text((middle, bottom + 36.0), Anchor::Middle, 12, "programs");
-    }
-
-    fn curve(&mut self, left: f64, points: &[(f64, f64)], style: &Style) {
-        let at = |&(programs, value): &(f64, f64)| (self.x(left, programs), self.axis.y(value));
-        let spots: Vec<(f64, f64)> = points.iter().map(at).collect();
-        self.path(&spots, style);
-        for &spot in &spots {
-            self.marker(spot, style);
-        }
-    }
-
-    fn path(&mut self, spots: &[(f64, f64)], style: &Style) {
-        let mut path = String::new();
-        for (index, (x, y)) in spots.iter().enumerate() {
-            let _ = write!(path, "{}{x:.1} {y:.1}", if index == 0 { 'M' } else { 'L' });
-        }
-        let (colour, dashes) = (style.colour, style.dashes);
-        let _ = writeln!(
-            self.out,
-            "<path d=\"{path}\" stroke=\"{colour}\" stroke-width=\"1.8\" \
-             stroke-dasharray=\"{dashes}\" fill=\"none\"/>"
-        );
-    }
-
-    fn marker(&mut self, (x, y): (f64, f64), style: &Style) {
-        let shape = match style.marker {
-            Marker::Circle => format!("M{:.1} {y:.1}a4 4 0 1 0 8 0a4 4 0 1 0 -8 0", x - 4.0),
-            Marker::Square => format!("M{:.1} {:.1}h7v7h-7z", x - 3.5, y - 3.5),
-            Marker::Triangle => format!("M{x:.1} {:.1}l4.5 8h-9z", y - 5.0),
-            Marker::Cross => format!("M{:.1} {:.1}l8 8m0 -8l-8 8", x - 4.0, y - 4.0),
-        };
-        let _ = writeln!(
-            self.out,
-            "<path d=\"{shape}\" stroke=\"{}\" stroke-width=\"1.5\" fill=\"white\" fill-opacity=\"0.6\"/>",
-            style.colour
-        );
-    }
-
-    fn legend(&mut self, layouts: &[Layout]) {
-        let y = TOP + PANEL.1 + 66.0;
-        let mut x = LEFT;
-        for &layout in layouts {
-            let style = style(layout);
-            self.path(&[(x, y), (x + 46.0, y)], &style);
-            self.marker((x + 23.0, y), &style);
-            let about = layout.about();
-            self.text((x + 53.0, y + 4.0), Anchor::Start, 12, about);
-            x += 53.0 + 6.4 * about.len() as f64 + 20.0;
-        }
-    }
+    Ok(())
 }

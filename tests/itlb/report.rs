@@ -134,19 +134,38 @@ fn memory_is_told_in_words() {
 
 #[test]
 fn curves_differ_without_colour_and_say_what_they_are() {
-    let svg = plot::draw(&results(0.0), 0, &[Order::Random], &Layout::ALL);
+    let draw =
+        |huge| plot::draw(&results(huge), 0, &[Order::Random], &Layout::ALL).expect("a plot");
+    let svg = draw(0.0);
+    // Texts stand on lines of their own.
+    let texts: Vec<&str> = svg.lines().filter(|line| !line.starts_with('<')).collect();
     for text in [
         "about model_l1_misses",
         "misses/call (model)",
         "random order",
         "programs",
+        "0",
     ] {
-        assert!(svg.contains(&format!(">{text}</text>")), "{text}: {svg}");
+        assert!(texts.contains(&text), "{text}: {texts:?}");
     }
     for layout in Layout::ALL {
-        assert!(
-            svg.contains(&format!(">{}</text>", layout.about())),
-            "{layout}"
-        );
+        assert!(texts.contains(&layout.about()), "{layout}: {texts:?}");
     }
+    // Two points of one page per program, and one in the legend.
+    assert_eq!(svg.matches("<circle").count(), 3);
+    // Zeros are below all numbers, and told apart from the smallest of them.
+    let places = |svg: &str| -> Vec<String> {
+        let circles = svg.lines().filter(|line| line.starts_with("<circle"));
+        let cy = |line: &str| {
+            line.split("cy=\"")
+                .nth(1)?
+                .split('"')
+                .next()
+                .map(str::to_owned)
+        };
+        circles.filter_map(cy).collect()
+    };
+    let (zero, one) = (&places(&svg)[0], &places(&svg)[1]);
+    let number = |text: &String| text.parse::<i32>().expect("a number");
+    assert!(number(zero) > number(one) + 20, "{zero} {one}");
 }
