@@ -8,7 +8,7 @@ use std::ffi::c_long;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use common::{Site, assert_settled, serial};
+use common::{Site, Stopper, assert_settled, serial};
 use rvbpf::{Dispatcher, Error, Runtime, StaticCall, TrampError};
 use testlib::functions::{Pair as CPair, tl_sites};
 
@@ -67,6 +67,7 @@ fn a_stub_in_text_goes_where_it_is_led() {
 fn under_load(call: impl Fn(u64) -> u64 + Sync, update: impl Fn(Step)) {
     let (stop, calls) = (AtomicBool::new(false), AtomicU64::new(0));
     thread::scope(|s| {
+        let stopper = Stopper(&stop);
         for _ in 0..2 {
             s.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
@@ -83,7 +84,7 @@ fn under_load(call: impl Fn(u64) -> u64 + Sync, update: impl Fn(Step)) {
                 assert_eq!(call(x), x + 1 + by as u64);
             }
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopper);
     });
     assert!(calls.load(Ordering::Relaxed) > 100);
 }
@@ -167,6 +168,7 @@ fn targets_change_under_running_callers() {
     let sites = unsafe { Dispatcher::<Site>::new(&rt) }.unwrap();
     let stop = AtomicBool::new(false);
     thread::scope(|s| {
+        let stopper = Stopper(&stop);
         for first in 0..2 {
             let (stop, call) = (&stop, sites.function());
             s.spawn(move || {
@@ -182,7 +184,7 @@ fn targets_change_under_running_callers() {
         for n in 0..40 {
             sites.set_targets(&tl_sites[n..2 * n]).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopper);
     });
     drop(sites);
     assert_settled(&rt);

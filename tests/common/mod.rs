@@ -4,7 +4,7 @@
 
 use std::ffi::{c_int, c_long, c_void};
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -147,6 +147,15 @@ pub(crate) fn assert_settled(rt: &Runtime) {
 /// Harts that this process may run on.
 pub(crate) fn harts() -> usize {
     std::thread::available_parallelism().map_or(1, |n| n.get())
+}
+
+/// Tells threads to stop, also when the test panics: a scope waits for them.
+pub(crate) struct Stopper<'s>(pub(crate) &'s AtomicBool);
+
+impl Drop for Stopper<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// A counter that programs add to.

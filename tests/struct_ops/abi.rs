@@ -213,6 +213,36 @@ fn programs_find_their_arguments_and_their_results_are_extended() {
     assert_settled(&rt);
 }
 
+static SEEN: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
+
+extern "C" fn look_back(x: i64) -> i64 {
+    *SEEN.lock().unwrap() = std::backtrace::Backtrace::force_capture().to_string();
+    x
+}
+
+#[test]
+fn backtraces_go_through_stubs_and_images() {
+    let _one = serial();
+    let rt = Runtime::new().unwrap();
+    let direct = builder(&rt).function(M.stamp, look_back).build().unwrap();
+    let closure = builder(&rt)
+        .closure(M.stamp, |(x,)| look_back(x))
+        .build()
+        .unwrap();
+    let link = register(&rt, &direct);
+    for table in [&direct, &closure] {
+        link.update(table).unwrap();
+        SEEN.lock().unwrap().clear();
+        // SAFETY: 1. the link lives.
+        unsafe { tl_ops_stamp(c_ops(&link), 1) };
+        let seen = SEEN.lock().unwrap().clone();
+        let here = "backtraces_go_through_stubs_and_images";
+        assert!(seen.contains("look_back") && seen.contains(here), "{seen}");
+    }
+    drop((link, direct, closure));
+    assert_settled(&rt);
+}
+
 #[test]
 fn what_a_table_leaves_out_returns_zeros() {
     let _one = serial();

@@ -12,7 +12,9 @@ use std::time::Duration;
 use rvbpf::Runtime;
 use rvbpf::struct_ops::{Link, OpsError, Table};
 
-use crate::common::{PATIENCE, PROMPT, assert_settled, serial};
+use crate::common::{
+    PATIENCE, PROMPT, Stopper, assert_settled, gettid, in_child, is_asleep, serial, wait_until,
+};
 use crate::table::{M, Ops, builder, register};
 use testlib::ops::{tl_ops_block, tl_ops_read};
 
@@ -20,12 +22,14 @@ use testlib::ops::{tl_ops_block, tl_ops_read};
 fn blocked(link: &Link<Ops>) -> (JoinHandle<()>, UnixStream) {
     let (reader, writer) = UnixStream::pair().unwrap();
     let ops = link.as_ptr() as usize;
+    let (tell, told) = std::sync::mpsc::channel();
     let thread = thread::spawn(move || {
+        tell.send(gettid()).unwrap();
         // SAFETY: 1. the test keeps the link until this thread has ended.
         unsafe { tl_ops_block(ops as *const _, reader.as_raw_fd()) };
     });
-    // Until it reads, as far as one can see.
-    thread::sleep(Duration::from_millis(100));
+    let tid = told.recv().unwrap();
+    wait_until("the thread reads", || is_asleep(tid));
     (thread, writer)
 }
 
@@ -223,4 +227,47 @@ fn tables_that_nobody_has_are_freed_along_the_way() {
     drop(link);
     assert_settled(&rt);
     assert_eq!(dropped.load(Ordering::SeqCst), 201);
+}
+
+/// A child of a fork has the tables, whatever another thread did with them in that moment, and what
+/// it does with them is its own affair.
+#[test]
+fn a_child_swaps_and_unregisters_for_itself() {
+    let _one = serial();
+    let rt = Runtime::new().unwrap();
+    let of = |by: i64| {
+        builder(&rt)
+            .closure(M.stamp, move |(x,)| x + by)
+            .build()
+            .unwrap()
+    };
+    let (one, two, three) = (of(1), of(2), of(3));
+    let link = register(&rt, &one);
+    let stamp = link.get(M.stamp);
+    let stop = AtomicBool::new(false);
+    thread::scope(|s| {
+        let stopper = Stopper(&stop);
+        s.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                link.update(&two).unwrap();
+                link.update(&one).unwrap();
+                let _ = rt.synchronize(Duration::ZERO);
+            }
+        });
+        for _ in 0..10 {
+            let child = in_child(|| {
+                link.update(&three).unwrap();
+                assert_eq!(stamp(1), 4);
+                assert_eq!((link.pin().unwrap().stamp)(1), 4);
+                link.unregister(PATIENCE).unwrap();
+                assert_eq!(stamp(1), 1);
+            });
+            child.join();
+            let here = stamp(1);
+            assert!(here == 2 || here == 3, "{here}");
+        }
+        drop(stopper);
+    });
+    drop((link, one, two, three));
+    assert_settled(&rt);
 }

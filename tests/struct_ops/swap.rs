@@ -10,7 +10,7 @@ use rvbpf::bpf::BpfReg::{R0, R1, R2};
 use rvbpf::bpf::{AluOp, Env, ProgramBuilder, Size};
 use rvbpf::struct_ops::{Link, Table};
 
-use crate::common::{assert_settled, serial};
+use crate::common::{Stopper, assert_settled, serial};
 use crate::table::{Big, M, Ops, Pair, Point, builder, register};
 
 const CALLERS: usize = 4;
@@ -232,6 +232,7 @@ fn callers_find_one_version_while_two_threads_swap_three() {
     let (stop, swaps) = (AtomicBool::new(false), AtomicU64::new(0));
     let wanted = swaps_wanted(100_000);
     let calls: u64 = thread::scope(|s| {
+        let stopper = Stopper(&stop);
         let callers: Vec<_> = (0..CALLERS as u64)
             .map(|seed| {
                 let (link, stop) = (&link, &stop);
@@ -255,7 +256,7 @@ fn callers_find_one_version_while_two_threads_swap_three() {
         for swapper in swappers {
             swapper.join().unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopper);
         callers
             .into_iter()
             .map(|caller| caller.join().unwrap())
@@ -279,6 +280,7 @@ fn callers_never_find_what_has_been_freed() {
     let stop = AtomicBool::new(false);
     let wanted = swaps_wanted(100_000) / 1000;
     thread::scope(|s| {
+        let stopper = Stopper(&stop);
         for seed in 0..CALLERS as u64 {
             let (link, stop) = (&link, &stop);
             s.spawn(move || call(link, stop, seed + 1));
@@ -290,7 +292,7 @@ fn callers_never_find_what_has_been_freed() {
             };
             link.update(&table).unwrap();
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stopper);
     });
     drop(link);
     assert_settled(&rt);

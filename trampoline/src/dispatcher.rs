@@ -22,7 +22,7 @@ use text::RxAddr;
 
 use crate::emit::Emit;
 use crate::error::TrampError;
-use crate::indirect::{Placed, Workshop, locked, place_code};
+use crate::indirect::{Placed, Workshop, cells, locked, place_code};
 use crate::model::{FuncModel, NR_ARG_REGS};
 
 /// The most targets of a chain. Kernel: `BPF_DISPATCHER_MAX`.
@@ -54,12 +54,10 @@ impl Chain {
         let mut targets: Vec<u64> = targets.iter().map(|target| target.get()).collect();
         targets.sort_unstable();
         targets.dedup();
-        let near = match targets.first() {
-            Some(first) => Near::Within {
-                of: RxAddr::new(*first),
-                reach_bytes: 1 << 30,
-            },
-            None => Near::Anywhere,
+        // All chains near each other: one stub leads to any of them. Targets may be far away.
+        let near = Near::Within {
+            of: cells::address(),
+            reach_bytes: 1 << 30,
         };
         let (placed, start) = place_code(shop, near, "bpf_dispatcher", |base| {
             generate(at, &targets, shop.features, base)

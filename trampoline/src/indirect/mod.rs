@@ -48,7 +48,7 @@
 //! Source: kernel `kernel/bpf/bpf_struct_ops.c`; `BPF_TRAMP_F_INDIRECT` and its part of
 //! `__arch_prepare_bpf_trampoline` in `arch/riscv/net/bpf_jit_comp64.c`.
 
-mod cells;
+pub(crate) mod cells;
 mod code;
 mod enter;
 mod front;
