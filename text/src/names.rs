@@ -122,18 +122,17 @@ fn function(
     })
 }
 
-/// What an indirect function has chosen: the dynamic linker knows of those that are exported,
-/// a slot of those that the object calls itself.
+/// What an indirect function has chosen: a slot holds it if the object calls the function itself;
+/// else the dynamic linker is asked, which knows those that are exported.
 fn chosen(symbol: &Symbol, loaded: &Loaded, catalog: &Catalog, maps: &ProcMaps) -> Option<RxAddr> {
-    if symbol.reach == Reach::Exported {
-        let name = c_string(&symbol.name)?;
-        if let Some(found) = look_up(Scope::Object(loaded), &name, None) {
-            return Some(found);
-        }
-    }
     let is_its = |(_, what): &(&u64, &Slot)| **what == Slot::Chosen(symbol.addr);
-    let (slot, _) = catalog.slots.iter().find(is_its)?;
-    dynamic::load(RxAddr::new(*slot), maps).filter(|found| loaded.is_executed(*found))
+    if let Some((slot, _)) = catalog.slots.iter().find(is_its) {
+        return dynamic::load(RxAddr::new(*slot), maps).filter(|found| loaded.is_executed(*found));
+    }
+    if symbol.reach != Reach::Exported {
+        return None;
+    }
+    look_up(Scope::Object(loaded), &c_string(&symbol.name)?, None)
 }
 
 fn not_found(object: Option<&str>, name: &str, meant: &[&(Loaded, Arc<Catalog>)]) -> TextError {
