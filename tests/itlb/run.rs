@@ -172,10 +172,8 @@ fn code_memory_that_is_not_to_be_had_is_an_error() {
         rlim_max: libc::RLIM_INFINITY,
     };
     // SAFETY: 1. the kernel reads the limit.
-    assert_eq!(
-        unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) },
-        0
-    );
+    let rc = unsafe { libc::setrlimit(libc::RLIMIT_AS, &raw const limit) };
+    assert_eq!(rc, 0, "{}", std::io::Error::last_os_error());
     let by: Vec<u32> = (0..600).collect();
     for layout in Layout::ALL {
         let error = Placed::new(&corpus, layout, &by).expect_err("no room");
