@@ -212,16 +212,22 @@ mod riscv {
 
     /// Everything that is called.
     struct Subjects {
-        rust: Link<Ops>,
-        shared: Link<Ops>,
-        closure: Link<Ops>,
-        bpf: Link<Ops>,
-        direct: Ops,
+        links: Vec<Link<Ops>>,
+        /// What C would have: those of the links, and at last one that is no table of ours.
+        at: [usize; 5],
+        _direct: Box<Ops>,
         boxed: Box<dyn Adder>,
         locked: RwLock<Box<dyn Adder>>,
-        _tables: Vec<Table<Ops>>,
-        rt: Runtime,
+        /// Of the links, in order, and one more.
+        tables: Vec<Table<Ops>>,
     }
+
+    /// Places in [`Subjects::at`].
+    const RUST: usize = 0;
+    const SHARED: usize = 1;
+    const CLOSURE: usize = 2;
+    const BPF: usize = 3;
+    const DIRECT: usize = 4;
 
     /// Something to be called `n` times.
     type Loop = fn(&Subjects, u64);
@@ -234,9 +240,9 @@ mod riscv {
         target: Option<f64>,
     }
 
-    fn table(table: *const Ops, calls: u64) {
-        // SAFETY: 1. a table that is in use, or static.
-        unsafe { bench_table(table, calls) };
+    fn table(at: usize, calls: u64) {
+        // SAFETY: 1. a table that the subjects keep.
+        unsafe { bench_table(std::ptr::with_exposed_provenance(at), calls) };
     }
 
     fn in_rust(calls: u64, f: impl Fn(u64, u64) -> u64) {
@@ -245,7 +251,7 @@ mod riscv {
         }
     }
 
-    const BY_TABLE: Loop = |s, n| table(&s.direct, n);
+    const BY_TABLE: Loop = |s, n| table(s.at[DIRECT], n);
     const BY_CALL: Loop = |_, n| bench_direct(n);
     const BY_RUST: Loop = |_, n| in_rust(n, |a, b| add(a, b));
 
@@ -261,33 +267,33 @@ mod riscv {
     const SUBJECTS: [Subject; 10] = [
         subject(
             "struct_ops_rust_added",
-            |s, n| table(s.rust.as_ptr(), n),
+            |s, n| table(s.at[RUST], n),
             BY_TABLE,
             Some(12.0),
         ),
         subject(
             "struct_ops_rust_shared_added",
-            |s, n| table(s.shared.as_ptr(), n),
+            |s, n| table(s.at[SHARED], n),
             BY_TABLE,
             None,
         ),
         subject(
             "struct_ops_bpf_added",
-            |s, n| table(s.bpf.as_ptr(), n),
+            |s, n| table(s.at[BPF], n),
             BY_TABLE,
             None,
         ),
         subject(
             "struct_ops_closure_added",
-            |s, n| table(s.closure.as_ptr(), n),
+            |s, n| table(s.at[CLOSURE], n),
             BY_TABLE,
             None,
         ),
         subject(
             "struct_ops_pinned_added",
             |s, n| {
-                if let Some(pinned) = s.rust.pin() {
-                    table(&*pinned, n);
+                if let Some(pinned) = s.links[RUST].pin() {
+                    table((&raw const *pinned).expose_provenance(), n);
                 }
             },
             BY_TABLE,
@@ -314,7 +320,11 @@ mod riscv {
         ),
         subject(
             "struct_ops_pin_call_unpin_added",
-            |s, n| in_rust(n, |a, b| s.rust.pin().map_or(0, |ops| (ops.add)(a, b))),
+            |s, n| {
+                in_rust(n, |a, b| {
+                    s.links[RUST].pin().map_or(0, |ops| (ops.add)(a, b))
+                })
+            },
             BY_RUST,
             None,
         ),
@@ -334,25 +344,29 @@ mod riscv {
                 builder()?.closure(M.add, |(a, b)| a + b).build()?,
                 // SAFETY: 1. the program returns a number.
                 unsafe { builder()?.bpf(M.add, &prog) }.build()?,
+                builder()?.function(M.add, add).build()?,
             ];
-            let register = |i: usize| -> Result<Link<Ops>, Error> {
+            let mut links = Vec::new();
+            for table in &tables[..DIRECT] {
                 // SAFETY: 1. nothing is called when the subjects are gone.
-                Ok(unsafe { rt.register(&tables[i]) }?)
-            };
+                links.push(unsafe { rt.register(table) }?);
+            }
+            let direct = Box::new(Ops {
+                add: add_too,
+                sub: None,
+            });
+            let mut at = [(&raw const *direct).expose_provenance(); 5];
+            for (at, link) in at.iter_mut().zip(&links) {
+                *at = link.as_ptr().expose_provenance();
+            }
             Add::update(add_too)?;
             Ok(Subjects {
-                rust: register(0)?,
-                shared: register(1)?,
-                closure: register(2)?,
-                bpf: register(3)?,
-                direct: Ops {
-                    add: add_too,
-                    sub: None,
-                },
+                links,
+                at,
+                _direct: direct,
                 boxed: Box::new(Plain),
                 locked: RwLock::new(Box::new(Plain)),
-                _tables: tables,
-                rt,
+                tables,
             })
         }
     }
@@ -387,6 +401,8 @@ mod riscv {
         let (calls, all) = (CALLS * STRETCHES as u64, Barrier::new(THREADS));
         let one = || {
             let mut counter = counter().map_err(|e| e.to_string())?;
+            // The first call makes the thread known, once.
+            run(s, 1);
             all.wait();
             count(&mut counter, s, run, calls).map_err(|e| e.to_string())
         };
@@ -443,19 +459,12 @@ mod riscv {
         Ok(rows)
     }
 
-    /// Swaps to and fro.
+    /// Swaps to and fro, and ends where it began.
     fn swap(s: &Subjects, swaps: u32) -> Result<(), Error> {
-        let [one, two] = [add, add_too].map(|f| -> Result<Table<Ops>, Error> {
-            Ok(Table::builder(&s.rt)?
-                .function(M.add, f as extern "C" fn(u64, u64) -> u64)
-                .build()?)
-        });
-        let (one, two) = (one?, two?);
         for _ in 0..swaps / 2 {
-            s.rust.update(&one)?;
-            s.rust.update(&two)?;
+            s.links[RUST].update(&s.tables[DIRECT])?;
+            s.links[RUST].update(&s.tables[RUST])?;
         }
-        s.rust.update(&s._tables[0])?;
         Ok(())
     }
 

@@ -43,7 +43,7 @@
 //! | who calls | sees | pays, beside an indirect call |
 //! | --- | --- | --- |
 //! | C, or [`Link::get`] | with each call one version, the one of now | twelve instructions; with stack arguments, two more for each word |
-//! | [`Link::pin`] | one version for as long as the pin lives | nothing; the pin costs two loads and a store |
+//! | [`Link::pin`] | one version for as long as the pin lives | nothing; the pin some plain loads and stores |
 //!
 //! | module | holds |
 //! | --- | --- |

@@ -112,6 +112,7 @@ mod imp {
         safe fn rvbpf_thread_tp_off_0_1() -> i64;
     }
 
+    #[inline]
     fn tp() -> u64 {
         let tp: u64;
         // SAFETY:
@@ -121,6 +122,7 @@ mod imp {
     }
 
     /// Distance of the block from `tp`, the same for every thread.
+    #[inline]
     pub(crate) fn thread_tp_off() -> i64 {
         rvbpf_thread_tp_off_0_1()
     }
@@ -134,6 +136,7 @@ mod imp {
     }
 
     /// This thread's block; not to be kept beyond the caller.
+    #[inline]
     pub(crate) fn block() -> &'static ThreadBlock {
         let at = tp().wrapping_add_signed(thread_tp_off()) as *const ThreadBlock;
         // SAFETY:

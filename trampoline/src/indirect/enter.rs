@@ -16,8 +16,7 @@ pub(super) use asm::register_addr;
 /// A thread's hold on a version: as long as this lives, nothing of it is freed. It stays on its
 /// thread.
 ///
-/// It costs two loads and a store, and one store in the end; a thread's ninth pin at a time, an
-/// atomic addition.
+/// It costs some plain loads and stores; a thread's ninth pin at a time, atomic additions.
 #[derive(Debug)]
 pub struct Pin {
     place: Place,
@@ -34,10 +33,14 @@ enum Place {
 
 impl Pin {
     /// Pins the version that `front` leads to now, and gives its number; `None` when that is none.
+    #[inline]
     pub fn new(front: &Arc<Front>) -> Option<(Pin, u64)> {
         let block = guard::block();
         let known = block.ops.load(Relaxed) != 0 || register_thread() == 0;
-        let free = block.pins.iter().position(|pin| pin.load(Relaxed) == 0);
+        let free = match block.pins[0].load(Relaxed) {
+            0 => Some(0),
+            _ => block.pins.iter().position(|pin| pin.load(Relaxed) == 0),
+        };
         let (place, number) = match free.filter(|_| known) {
             Some(i) => {
                 let hold = |number| block.pins[i].store(number, Relaxed);
@@ -71,6 +74,7 @@ fn settle(front: &Front, hold: impl Fn(u64)) -> Option<u64> {
 }
 
 impl Drop for Pin {
+    #[inline]
     fn drop(&mut self) {
         compiler_fence(SeqCst);
         match &self.place {
