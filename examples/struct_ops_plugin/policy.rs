@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use rvbpf::bpf::BpfReg::{self, R0, R1, R2, R3, R4};
 use rvbpf::bpf::{
-    AluOp, AtomicOp, BpfProg, Budget, Env, Extend, Fault, Fetch, Op, Options, ProgramBuilder, Size,
+    AluOp, AtomicOp, BpfProg, Budget, Cond, Env, Extend, Fault, Fetch, Op, Options, ProgramBuilder,
+    Size,
 };
 use rvbpf::struct_ops::{OpsError, StructOps as _, Table};
 use rvbpf::{Runtime, StructOps};
@@ -196,8 +197,9 @@ pub(crate) fn wild(rt: &Runtime) -> Result<Table<CongOps>, Error> {
 pub(crate) fn stuck(rt: &Runtime) -> Result<(Table<CongOps>, BpfProg), Error> {
     let mut b = ProgramBuilder::new();
     let again = b.label();
-    b.mov(R0, 0).bind(again).alu(AluOp::Add, R0, 1).jump(again);
-    b.exit();
+    // Until a count of 64 bits is at zero again.
+    b.mov(R0, 0).bind(again).alu(AluOp::Add, R0, 1);
+    b.branch(Cond::Ne, R0, 0, again).exit();
     let mut options = Options::default();
     options.budget = Some(Budget::Time(Duration::from_millis(2)));
     let on_ack = load(rt, &b, "stuck_on_ack", options)?;
