@@ -238,9 +238,9 @@ fn stacks_are_walked_from_programs() {
     // SAFETY: 1. the model claims nothing.
     let builder = unsafe { rt.hook_addr(tl_throw as *const (), FuncModel::untyped()) }.unwrap();
     let at_entry = builder.on_entry(|_| trace()).attach().unwrap();
-    // SAFETY: as above.
-    let builder =
-        unsafe { rt.hook_addr(tl_throw_at_end as *const (), FuncModel::untyped()) }.unwrap();
+    // SAFETY: 1. as above.
+    let builder = unsafe { rt.hook_addr(tl_throw_at_end as *const (), FuncModel::untyped()) };
+    let builder = builder.unwrap();
     let at_exit = builder.on_exit(|_, _| trace()).attach().unwrap();
     for call in [tl_catch_throw as Catches, tl_catch_throw_at_end] {
         for _ in 0..2 {

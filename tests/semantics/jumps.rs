@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::ffi::{c_int, c_long, c_void};
-use std::mem::MaybeUninit;
+use std::mem::{MaybeUninit, offset_of};
 use std::sync::Mutex;
 use std::thread;
 
@@ -149,16 +149,23 @@ fn coroutine(id: usize) -> *mut Coroutine {
     COROUTINES.lock().unwrap()[id] as *mut Coroutine
 }
 
+const INSIDE: usize = offset_of!(Coroutine, inside);
+const OUTSIDE: usize = offset_of!(Coroutine, outside);
+
+fn context(of: *mut Coroutine, off: usize) -> *mut libc::ucontext_t {
+    of.wrapping_byte_add(off).cast()
+}
+
 fn suspend(id: usize) {
     let it = coroutine(id);
     // SAFETY: 1. the coroutine runs, and its resumer waits in `outside`.
-    unsafe { swapcontext(&raw mut (*it).inside, &raw const (*it).outside) };
+    unsafe { swapcontext(context(it, INSIDE), context(it, OUTSIDE)) };
 }
 
 fn resume(id: usize) {
     let it = coroutine(id);
     // SAFETY: 1. the coroutine is suspended, or has not begun.
-    unsafe { swapcontext(&raw mut (*it).outside, &raw const (*it).inside) };
+    unsafe { swapcontext(context(it, OUTSIDE), context(it, INSIDE)) };
 }
 
 /// Twice inside of a hooked call, and between them once outside.
@@ -197,7 +204,7 @@ fn make(id: usize) {
     // SAFETY: 1. `body` takes one word.
     let entry = unsafe { std::mem::transmute::<extern "C" fn(usize), extern "C" fn()>(body) };
     // SAFETY: 1. the context stays where it is until the coroutine is dropped.
-    unsafe { makecontext(&raw mut (*it).inside, entry, 1, id) };
+    unsafe { makecontext(context(it, INSIDE), entry, 1, id) };
 }
 
 /// Their calls return in any order, and on another thread than they were made on.

@@ -245,10 +245,8 @@ fn sleepers_sleep_on_while_images_are_freed() {
                 tv_nsec: 0,
             };
             // SAFETY: 1. a valid time.
-            result(
-                "nanosleep",
-                unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) }.into(),
-            )
+            let left = unsafe { libc::nanosleep(&raw const time, ptr::null_mut()) };
+            result("nanosleep", left.into())
         }),
         Box::new(move || {
             let mut fd = libc::pollfd {
@@ -257,10 +255,8 @@ fn sleepers_sleep_on_while_images_are_freed() {
                 revents: 0,
             };
             // SAFETY: 1. one descriptor.
-            result(
-                "poll",
-                c_long::from(unsafe { libc::poll(&raw mut fd, 1, -1) }) - 1,
-            )
+            let ready = unsafe { libc::poll(&raw mut fd, 1, -1) };
+            result("poll", c_long::from(ready) - 1)
         }),
         Box::new(move || {
             // SAFETY: 1. the word lives. 2. Nobody but the test wakes it.
