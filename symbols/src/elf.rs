@@ -74,6 +74,12 @@ pub(crate) fn object(info: &CodeInfo<'_>) -> Vec<u8> {
         ..Section::new(".text", SHT_NOBITS, Vec::new())
     }];
     if !info.unwind.is_empty() {
+        // Readers take all of the section for frames: tables of landings have no place there, and a
+        // debugger no use for them.
+        let info = &CodeInfo {
+            landings: &[],
+            ..info.clone()
+        };
         sections.push(Section {
             flags: SHF_ALLOC,
             ..Section::new(".eh_frame", SHT_PROGBITS, eh_frame(info))
