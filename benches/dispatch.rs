@@ -43,7 +43,7 @@ mod riscv {
     use perf_event::{Builder, Counter};
     use rvbpf::bpf::{BpfReg, Env, ProgramBuilder};
     use rvbpf::struct_ops::{Link, StructOps as _, Table};
-    use rvbpf::{Runtime, StructOps};
+    use rvbpf::{Dispatcher, Runtime, StructOps};
     use serde::Serialize;
 
     type Error = Box<dyn std::error::Error>;
@@ -149,6 +149,21 @@ mod riscv {
 
     const M: OpsMembers = Ops::MEMBERS;
 
+    type Binary = extern "C" fn(u64, u64) -> u64;
+
+    extern "C" fn plus<const N: u64>(a: u64, b: u64) -> u64 {
+        black_box(a) + b + N
+    }
+
+    /// What an indirect call goes to in turn.
+    static EIGHT: [Binary; 8] = [
+        plus::<1>, plus::<2>, plus::<3>, plus::<4>, plus::<5>, plus::<6>, plus::<7>, plus::<8>,
+    ];
+    static OTHERS: [Binary; 8] = [
+        plus::<11>, plus::<12>, plus::<13>, plus::<14>, plus::<15>, plus::<16>, plus::<17>,
+        plus::<18>,
+    ];
+
     trait Adder: Send + Sync {
         fn add(&self, a: u64, b: u64) -> u64;
     }
@@ -218,6 +233,10 @@ mod riscv {
         _direct: Box<Ops>,
         boxed: Box<dyn Adder>,
         locked: RwLock<Box<dyn Adder>>,
+        /// It knows `EIGHT`.
+        known: Dispatcher<Binary>,
+        /// It knows `OTHERS`.
+        unknown: Dispatcher<Binary>,
         /// Of the links, in order, and one more.
         tables: Vec<Table<Ops>>,
     }
@@ -255,6 +274,22 @@ mod riscv {
     const BY_CALL: Loop = |_, n| bench_direct(n);
     const BY_RUST: Loop = |_, n| in_rust(n, |a, b| add(a, b));
 
+    /// Calls the eight in turn.
+    fn in_turn(calls: u64, f: impl Fn(Binary, u64, u64) -> u64) {
+        for i in 0..calls {
+            let to = black_box(EIGHT[i as usize % 8]);
+            black_box(f(to, black_box(1), black_box(2)));
+        }
+    }
+
+    fn through(dispatcher: &Dispatcher<Binary>, calls: u64) {
+        let call = dispatcher.function();
+        // SAFETY: 1. the subjects keep it.
+        in_turn(calls, |to, a, b| unsafe { call(a, b, to) });
+    }
+
+    const IN_TURN: Loop = |_, n| in_turn(n, |to, a, b| to(a, b));
+
     const fn subject(name: &'static str, run: Loop, base: Loop, target: Option<f64>) -> Subject {
         Subject {
             name,
@@ -264,7 +299,7 @@ mod riscv {
         }
     }
 
-    const SUBJECTS: [Subject; 10] = [
+    const SUBJECTS: [Subject; 12] = [
         subject(
             "struct_ops_rust_added",
             |s, n| table(s.at[RUST], n),
@@ -328,6 +363,18 @@ mod riscv {
             BY_RUST,
             None,
         ),
+        subject(
+            "dispatcher_of_8_added",
+            |s, n| through(&s.known, n),
+            IN_TURN,
+            None,
+        ),
+        subject(
+            "dispatcher_unknown_added",
+            |s, n| through(&s.unknown, n),
+            IN_TURN,
+            None,
+        ),
     ];
 
     impl Subjects {
@@ -360,7 +407,15 @@ mod riscv {
                 *at = link.as_ptr().expose_provenance();
             }
             Add::update(add_too)?;
+            let dispatcher = |targets: &[Binary]| -> Result<Dispatcher<Binary>, Error> {
+                // SAFETY: 1. nothing is called when the subjects are gone.
+                let dispatcher = unsafe { Dispatcher::new(&rt) }?;
+                dispatcher.set_targets(targets)?;
+                Ok(dispatcher)
+            };
             Ok(Subjects {
+                known: dispatcher(&EIGHT)?,
+                unknown: dispatcher(&OTHERS)?,
                 links,
                 at,
                 _direct: direct,

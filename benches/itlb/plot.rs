@@ -23,11 +23,11 @@ type Area<'a> = DrawingArea<Svg<'a>, Shift>;
 type Log = LogCoord<f64>;
 type Chart<'a, 'b> = ChartContext<'a, Svg<'b>, Cartesian2d<Log, Log>>;
 
-/// A panel with its axes, the first with room for numbers; title and legend.
+/// The least width, and the height, of a panel with its axes; the first has room for numbers too.
 const PANEL: (u32, u32) = (325, 330);
 const NUMBERS_WIDTH: u32 = 56;
 const TITLE_HEIGHT: u32 = 34;
-const LEGEND_HEIGHT: u32 = 34;
+const LEGEND: (u32, u32) = (1010, 34);
 const FONT: &str = "sans-serif";
 /// The smallest value that an axis shows.
 const FLOOR: f64 = 1e-4;
@@ -73,9 +73,11 @@ pub(crate) fn draw(
     layouts: &[Layout],
 ) -> Result<String, PlotError> {
     let mut svg = String::new();
-    let width = NUMBERS_WIDTH + orders.len() as u32 * PANEL.0;
-    // A single panel is narrower than the legend.
-    let size = (width.max(900), TITLE_HEIGHT + PANEL.1 + LEGEND_HEIGHT);
+    let nr_panels = orders.len().max(1) as u32;
+    // The legend wants room, however few panels there are.
+    let panel_width = PANEL.0.max((LEGEND.0 - NUMBERS_WIDTH) / nr_panels);
+    let width = NUMBERS_WIDTH + nr_panels * panel_width;
+    let size = (width, TITLE_HEIGHT + PANEL.1 + LEGEND.1);
     {
         let root = SVGBackend::with_string(&mut svg, size).into_drawing_area();
         root.fill(&WHITE)?;
@@ -91,7 +93,7 @@ pub(crate) fn draw(
             } else {
                 Numbers::Left
             };
-            let (area, rest) = left.split_horizontally(PANEL.0 + numbers.width());
+            let (area, rest) = left.split_horizontally(panel_width + numbers.width());
             panel(&area, results, metric, order, layouts, numbers)?;
             left = rest;
         }

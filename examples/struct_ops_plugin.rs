@@ -7,10 +7,13 @@
 use std::process::ExitCode;
 
 #[cfg(target_arch = "riscv64")]
+#[path = "struct_ops_plugin/demo.rs"]
 mod demo;
 #[cfg(target_arch = "riscv64")]
+#[path = "struct_ops_plugin/policy.rs"]
 mod policy;
 #[cfg(target_arch = "riscv64")]
+#[path = "struct_ops_plugin/server.rs"]
 mod server;
 
 #[cfg(target_arch = "riscv64")]
