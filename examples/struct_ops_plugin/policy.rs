@@ -153,15 +153,16 @@ pub(crate) fn bold(rt: &Runtime) -> Result<Table<CongOps>, Error> {
         b.alu(AluOp::Mul, R0, 7).alu(AluOp::Rsh, R0, 3);
     })?;
     let cwnd = program(rt, "bold_cwnd", BOLD, |_| ())?;
-    // SAFETY: 1. the programs read their context and the flow, and end.
-    let table = unsafe {
-        Table::builder(rt)?
-            .bpf(M.init, &init)
-            .bpf(M.on_ack, &on_ack)
-            .bpf(M.on_loss, &on_loss)
-            .bpf(M.cwnd, &cwnd)
-    };
-    Ok(table.data(M.version, BOLD).build()?)
+    let table = Table::builder(rt)?.data(M.version, BOLD);
+    // SAFETY: 1. the programs read their context and the flow, and end. So below.
+    let table = unsafe { table.bpf(M.init, &init) };
+    // SAFETY: as above.
+    let table = unsafe { table.bpf(M.on_ack, &on_ack) };
+    // SAFETY: as above.
+    let table = unsafe { table.bpf(M.on_loss, &on_loss) };
+    // SAFETY: as above.
+    let table = unsafe { table.bpf(M.cwnd, &cwnd) };
+    Ok(table.build()?)
 }
 
 /// The default, but for `on_ack`.

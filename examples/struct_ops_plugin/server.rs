@@ -76,9 +76,15 @@ fn work(link: &Link<CongOps>, seed: u64, served: &AtomicU64, stop: &AtomicBool) 
     let mut random = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     // What a C program would keep: the table never moves.
     let ops = link.as_ptr();
-    // SAFETY: 1. the link lives while the workers do. 2. functions in it do not change.
-    let call = unsafe { ((*ops).init, (*ops).on_ack, (*ops).on_loss, (*ops).cwnd) };
-    tally.add((call.0)(&raw mut flow));
+    // SAFETY: 1. the link lives while the workers do. 2. functions in it do not change. So below.
+    let init = unsafe { (*ops).init };
+    // SAFETY: as above.
+    let on_ack = unsafe { (*ops).on_ack };
+    // SAFETY: as above.
+    let on_loss = unsafe { (*ops).on_loss };
+    // SAFETY: as above.
+    let cwnd = unsafe { (*ops).cwnd };
+    tally.add(init(&raw mut flow));
     while !stop.load(Ordering::Relaxed) {
         random ^= random << 13;
         random ^= random >> 7;
@@ -86,16 +92,16 @@ fn work(link: &Link<CongOps>, seed: u64, served: &AtomicU64, stop: &AtomicBool) 
         let decision = match random % 16 {
             0 => {
                 flow.losses += 1;
-                (call.2)(&raw mut flow)
+                on_loss(&raw mut flow)
             }
-            1 => (call.3)(&raw const flow),
+            1 => cwnd(&raw const flow),
             2 => {
                 pinned_round(link, &mut flow, &mut tally);
                 continue;
             }
             _ => {
                 flow.acks += 1;
-                (call.1)(&raw mut flow, 1 + (random >> 60) as u32)
+                on_ack(&raw mut flow, 1 + (random >> 60) as u32)
             }
         };
         tally.add(decision);

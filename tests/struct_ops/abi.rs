@@ -10,37 +10,42 @@ use testlib::functions as c;
 use testlib::ops::*;
 
 use crate::common::{assert_settled, serial};
-use crate::table::{self, Big, M, Ops, Pair, Point, Tagged, builder, c_ops, register};
+use crate::table::{self, Big, M, Ops, Pair, Point, Tagged, bpf, builder, c_ops, register};
+
+/// Calls what calls a member.
+macro_rules! c {
+    ($f:ident($($arg:expr),*)) => {
+        // SAFETY: 1. the table of a link, or a pinned one, that the test has.
+        unsafe { $f($($arg),*) }
+    };
+}
 
 /// Calls every member from C and compares.
 fn check_all(ops: *const c_void) {
-    // SAFETY: 1. the table of a link, or of a pinned version, that the caller has.
-    unsafe {
-        assert_eq!(tl_ops_stamp(ops, -7), -7);
-        let want: i64 = (0..12).map(|i| (i + 1) * (100 + i)).sum();
-        assert_eq!(tl_ops_weigh12(ops, 100), want);
-        assert_eq!(tl_ops_mul_add(ops, 2.5, 4.0, 0.25), 10.25);
-        assert_eq!(tl_ops_halve(ops, 5.0), 2.5);
-        assert_eq!(tl_ops_divmod(ops, -17, 5), c::Pair { a: -3, b: -2 });
-        let p = c::Point { x: 1.5, y: -2.5 };
-        assert_eq!(tl_ops_swap(ops, p), c::Point { x: -2.5, y: 1.5 });
-        let t = c::Tagged { tag: 1, value: 2.5 };
-        assert_eq!(
-            tl_ops_retag(ops, t, -3),
-            c::Tagged {
-                tag: -3,
-                value: 3.5
-            }
-        );
-        let v = c::Big {
-            v: [1, 2, 3, 4, 5, -6],
-        };
-        assert_eq!(tl_ops_scale(ops, v, 10).v, [10, 20, 30, 40, 50, -60]);
-        // 100 + 60000 + 4000000000 has the low byte 0xc4.
-        assert_eq!(tl_ops_narrow(ops, 100, 60_000, 4_000_000_000), -60);
-        assert_eq!(tl_ops_wide(ops, 0x8000_0001), 0xffff_ffff_8000_0002);
-        assert_eq!(tl_ops_mixed(ops, 1000), mixed_of(1000));
-    }
+    assert_eq!(c!(tl_ops_stamp(ops, -7)), -7);
+    let want: i64 = (0..12).map(|i| (i + 1) * (100 + i)).sum();
+    assert_eq!(c!(tl_ops_weigh12(ops, 100)), want);
+    assert_eq!(c!(tl_ops_mul_add(ops, 2.5, 4.0, 0.25)), 10.25);
+    assert_eq!(c!(tl_ops_halve(ops, 5.0)), 2.5);
+    assert_eq!(c!(tl_ops_divmod(ops, -17, 5)), c::Pair { a: -3, b: -2 });
+    let p = c::Point { x: 1.5, y: -2.5 };
+    assert_eq!(c!(tl_ops_swap(ops, p)), c::Point { x: -2.5, y: 1.5 });
+    let t = c::Tagged { tag: 1, value: 2.5 };
+    assert_eq!(
+        c!(tl_ops_retag(ops, t, -3)),
+        c::Tagged {
+            tag: -3,
+            value: 3.5
+        }
+    );
+    let v = c::Big {
+        v: [1, 2, 3, 4, 5, -6],
+    };
+    assert_eq!(c!(tl_ops_scale(ops, v, 10)).v, [10, 20, 30, 40, 50, -60]);
+    // 100 + 60000 + 4000000000 has the low byte 0xc4.
+    assert_eq!(c!(tl_ops_narrow(ops, 100, 60_000, 4_000_000_000)), -60);
+    assert_eq!(c!(tl_ops_wide(ops, 0x8000_0001)), 0xffff_ffff_8000_0002);
+    assert_eq!(c!(tl_ops_mixed(ops, 1000)), mixed_of(1000));
 }
 
 fn mixed_of(k: i64) -> f64 {
@@ -165,21 +170,17 @@ fn programs(rt: &Runtime) -> Table<Ops> {
     }
     b.mov(R0, 0).exit();
     let plus_one = loaded(rt, &b);
-    // SAFETY: 1. the programs read and write their contexts and what they are given.
-    unsafe {
-        builder(rt)
-            .bpf(M.stamp, &sum_of(rt, 1))
-            .bpf(M.weigh12, &twelve)
-            .bpf(M.mul_add, &double)
-            .bpf(M.halve, &float)
-            .bpf(M.divmod, &turned)
-            .bpf(M.swap, &turned)
-            .bpf(M.scale, &plus_one)
-            .bpf(M.narrow, &sum)
-            .bpf_named("wide", &sum_of(rt, 1))
-    }
-    .build()
-    .unwrap()
+    let table = bpf(builder(rt), M.stamp, &sum_of(rt, 1));
+    let table = bpf(table, M.weigh12, &twelve);
+    let table = bpf(table, M.mul_add, &double);
+    let table = bpf(table, M.halve, &float);
+    let table = bpf(table, M.divmod, &turned);
+    let table = bpf(table, M.swap, &turned);
+    let table = bpf(table, M.scale, &plus_one);
+    let table = bpf(table, M.narrow, &sum);
+    // SAFETY: 1. as the others.
+    let table = unsafe { table.bpf_named("wide", &sum_of(rt, 1)) };
+    table.build().unwrap()
 }
 
 #[test]
@@ -192,22 +193,19 @@ fn programs_find_their_arguments_and_their_results_are_extended() {
         c_ops(&link),
         std::ptr::from_ref(&*link.pin().unwrap()).cast(),
     ] {
-        // SAFETY: 1. the link lives, and with it both tables: nobody swaps here.
-        unsafe {
-            assert_eq!(tl_ops_stamp(ops, -7), -7);
-            assert_eq!(tl_ops_weigh12(ops, 100), (100..112).sum::<i64>());
-            assert_eq!(tl_ops_mul_add(ops, 0.0, 0.0, 0.0), 2.5);
-            assert_eq!(tl_ops_halve(ops, 0.0), 1.25);
-            assert_eq!(tl_ops_divmod(ops, 3, 4), c::Pair { a: 4, b: 3 });
-            let p = c::Point { x: 1.5, y: -2.5 };
-            assert_eq!(tl_ops_swap(ops, p), c::Point { x: -2.5, y: 1.5 });
-            let v = c::Big {
-                v: [1, 2, 3, 4, 5, -6],
-            };
-            assert_eq!(tl_ops_scale(ops, v, 10).v, [2, 3, 4, 5, 6, -5]);
-            assert_eq!(tl_ops_narrow(ops, 100, 60_000, 4_000_000_000), -60);
-            assert_eq!(tl_ops_wide(ops, 0x8000_0001), 0xffff_ffff_8000_0001);
-        }
+        assert_eq!(c!(tl_ops_stamp(ops, -7)), -7);
+        assert_eq!(c!(tl_ops_weigh12(ops, 100)), (100..112).sum::<i64>());
+        assert_eq!(c!(tl_ops_mul_add(ops, 0.0, 0.0, 0.0)), 2.5);
+        assert_eq!(c!(tl_ops_halve(ops, 0.0)), 1.25);
+        assert_eq!(c!(tl_ops_divmod(ops, 3, 4)), c::Pair { a: 4, b: 3 });
+        let p = c::Point { x: 1.5, y: -2.5 };
+        assert_eq!(c!(tl_ops_swap(ops, p)), c::Point { x: -2.5, y: 1.5 });
+        let v = c::Big {
+            v: [1, 2, 3, 4, 5, -6],
+        };
+        assert_eq!(c!(tl_ops_scale(ops, v, 10)).v, [2, 3, 4, 5, 6, -5]);
+        assert_eq!(c!(tl_ops_narrow(ops, 100, 60_000, 4_000_000_000)), -60);
+        assert_eq!(c!(tl_ops_wide(ops, 0x8000_0001)), 0xffff_ffff_8000_0001);
     }
     drop((link, table));
     assert_settled(&rt);
@@ -233,8 +231,7 @@ fn backtraces_go_through_stubs_and_images() {
     for table in [&direct, &closure] {
         link.update(table).unwrap();
         SEEN.lock().unwrap().clear();
-        // SAFETY: 1. the link lives.
-        unsafe { tl_ops_stamp(c_ops(&link), 1) };
+        c!(tl_ops_stamp(c_ops(&link), 1));
         let seen = SEEN.lock().unwrap().clone();
         let here = "backtraces_go_through_stubs_and_images";
         assert!(seen.contains("look_back") && seen.contains(here), "{seen}");
@@ -250,12 +247,11 @@ fn what_a_table_leaves_out_returns_zeros() {
     let (sparse, full) = (builder(&rt).build().unwrap(), functions(&rt));
     let link = register(&rt, &sparse);
     let ops = c_ops(&link);
-    // SAFETY: 1. the link lives.
-    let left_out = || unsafe {
+    let left_out = || {
         (
-            tl_ops_narrow(ops, 1, 2, 3),
-            tl_ops_wide(ops, 1),
-            tl_ops_mixed(ops, 5),
+            c!(tl_ops_narrow(ops, 1, 2, 3)),
+            c!(tl_ops_wide(ops, 1)),
+            c!(tl_ops_mixed(ops, 5)),
         )
     };
     assert_eq!(left_out(), (0, 0, 0.0));
@@ -280,9 +276,9 @@ fn data_comes_with_its_version() {
     let seen = || {
         let ops = link.as_ptr();
         // SAFETY: 1. the link lives, and nobody swaps while this reads.
-        let flags = unsafe { (&raw const (*ops).flags).read_volatile() };
+        let flags = unsafe { (*ops).flags };
         // SAFETY: as above.
-        let tag = unsafe { (&raw const (*ops).tag).read_volatile() };
+        let tag = unsafe { (*ops).tag };
         (flags, tag)
     };
     assert_eq!(seen(), (1, *b"first"));
@@ -311,16 +307,13 @@ fn a_closure_that_panics_gives_zeros() {
         .unwrap();
     let link = register(&rt, &table);
     let ops = c_ops(&link);
-    // SAFETY: 1. the link lives.
-    unsafe {
-        assert_eq!(tl_ops_stamp(ops, 5), 0);
-        let p = c::Point { x: 1.0, y: 1.0 };
-        assert_eq!(tl_ops_swap(ops, p), c::Point { x: 0.0, y: 0.0 });
-        assert_eq!(tl_ops_scale(ops, c::Big { v: [7; 6] }, 2).v, [0; 6]);
-        assert_eq!(tl_ops_divmod(ops, 7, 2), c::Pair { a: 0, b: 0 });
-        let t = c::Tagged { tag: 1, value: 2.5 };
-        assert_eq!(tl_ops_retag(ops, t, 9).tag, 9);
-    }
+    assert_eq!(c!(tl_ops_stamp(ops, 5)), 0);
+    let p = c::Point { x: 1.0, y: 1.0 };
+    assert_eq!(c!(tl_ops_swap(ops, p)), c::Point { x: 0.0, y: 0.0 });
+    assert_eq!(c!(tl_ops_scale(ops, c::Big { v: [7; 6] }, 2)).v, [0; 6]);
+    assert_eq!(c!(tl_ops_divmod(ops, 7, 2)), c::Pair { a: 0, b: 0 });
+    let t = c::Tagged { tag: 1, value: 2.5 };
+    assert_eq!(c!(tl_ops_retag(ops, t, 9)).tag, 9);
     assert_eq!(table.panics(), 4);
     drop((link, table));
     assert_settled(&rt);

@@ -11,7 +11,7 @@ use rvbpf::bpf::{AluOp, Env, ProgramBuilder, Size};
 use rvbpf::struct_ops::{Link, Table};
 
 use crate::common::{Stopper, assert_settled, serial};
-use crate::table::{Big, M, Ops, Pair, Point, builder, register};
+use crate::table::{Big, M, Ops, Pair, Point, bpf, builder, register};
 
 const CALLERS: usize = 4;
 
@@ -96,15 +96,9 @@ fn stamped_programs(rt: &Runtime, stamp: i64) -> Table<Ops> {
         })
         .closure(M.scale, move |(v, _)| Big { f: stamp, ..v })
         .data(M.flags, stamp as u64);
-    // SAFETY: 1. the programs read and write their contexts.
-    unsafe {
-        others
-            .bpf(M.stamp, &plus)
-            .bpf(M.weigh12, &plus)
-            .bpf(M.divmod, &pair)
-    }
-    .build()
-    .unwrap()
+    let others = bpf(others, M.stamp, &plus);
+    let others = bpf(others, M.weigh12, &plus);
+    bpf(others, M.divmod, &pair).build().unwrap()
 }
 
 const MEMBERS: u64 = 6;

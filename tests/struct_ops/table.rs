@@ -2,7 +2,8 @@
 
 use std::ffi::{c_int, c_long, c_void};
 
-use rvbpf::struct_ops::{Link, StructOps as _, Table, TableBuilder};
+use rvbpf::bpf::BpfProg;
+use rvbpf::struct_ops::{Link, MemberFn, MemberKey, StructOps as _, Table, TableBuilder};
 use rvbpf::{Runtime, StructOps};
 use testlib::ops::{tl_ops_mixed_sum, tl_ops_read};
 
@@ -144,4 +145,14 @@ pub(crate) fn register(rt: &Runtime, table: &Table<Ops>) -> Link<Ops> {
 /// As C has it.
 pub(crate) fn c_ops(link: &Link<Ops>) -> *const c_void {
     link.as_ptr().cast()
+}
+
+/// A program as a member: those of these tests read and write their contexts, and end.
+pub(crate) fn bpf<F: MemberFn>(
+    builder: TableBuilder<Ops>,
+    member: MemberKey<Ops, F>,
+    prog: &BpfProg,
+) -> TableBuilder<Ops> {
+    // SAFETY: 1. see above.
+    unsafe { builder.bpf(member, prog) }
 }

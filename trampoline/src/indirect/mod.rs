@@ -15,7 +15,7 @@
 //! What a reader pays beside an indirect call is twelve instructions, none of them atomic.
 //!
 //! # When has the last thread left a version?
-//! The word in the [`ThreadBlock`](crate::guard::ThreadBlock) says which entry a thread is in, and
+//! The word in the thread's block (`guard`) says which entry a thread is in, and
 //! no entry belongs to two versions ([`Version`]). After its cells lead elsewhere:
 //!
 //! | where a thread can be | covered by |

@@ -140,7 +140,7 @@ fn results_in_other_registers_are_loaded_from_their_slots() {
         (Type::F64, "sd a0, 8(sp); fld fa0, 8(sp)"),
         (Type::F32, "sd a0, 8(sp); flw fa0, 8(sp)"),
     ] {
-        assert_eq!(last_of(ret.clone(), RetFrom::Value), want, "{ret:?}");
+        assert_eq!(last_of(ret, RetFrom::Value), want, "{ret:?}");
     }
     let two = "ld a0, 16(sp); ld a1, 24(sp)";
     assert_eq!(last_of(Type::U128, RetFrom::Slots), two);
