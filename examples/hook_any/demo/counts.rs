@@ -23,71 +23,61 @@ enum Want {
 }
 use Want::{AtLeast, Exactly};
 
-/// Library, function, what it is, how often it is called.
-const FUNCTIONS: [(&str, &str, &str, Want); 27] = [
-    (LIBZ, "compress2", "compresses a buffer", Exactly(ALL)),
+/// A function, what it does, and how often it is called.
+type Function = (&'static str, &'static str, Want);
+
+const FUNCTIONS: [(&str, &[Function]); 3] = [
     (
         LIBZ,
-        "compressBound",
-        "how large that can become",
-        AtLeast(ALL),
-    ),
-    (LIBZ, "deflateInit_", "begins to compress", Exactly(ALL)),
-    (
-        LIBZ,
-        "deflateInit2_",
-        "the same, with all settings",
-        Exactly(ALL),
-    ),
-    (LIBZ, "deflate", "compresses a piece", AtLeast(ALL)),
-    (LIBZ, "deflateEnd", "ends it", Exactly(ALL)),
-    (LIBZ, "uncompress", "uncompresses a buffer", Exactly(ALL)),
-    (LIBZ, "inflateInit_", "begins to uncompress", Exactly(ALL)),
-    (LIBZ, "inflate", "uncompresses a piece", AtLeast(ALL)),
-    (LIBZ, "inflateEnd", "ends it", Exactly(ALL)),
-    (LIBZ, "adler32", "zlib's checksum", AtLeast(2 * ALL)),
-    (LIBCRYPTO, "SHA256", "hashes a buffer", Exactly(2 * ALL + 1)),
-    (
-        LIBCRYPTO,
-        "EVP_Digest",
-        "hashes with any algorithm",
-        AtLeast(ALL),
+        &[
+            ("compress2", "compresses a buffer", Exactly(ALL)),
+            ("compressBound", "how large it can become", AtLeast(ALL)),
+            ("deflateInit_", "begins to compress", Exactly(ALL)),
+            ("deflateInit2_", "with more settings", Exactly(ALL)),
+            ("deflate", "compresses a piece", AtLeast(ALL)),
+            ("deflateEnd", "ends it", Exactly(ALL)),
+            ("uncompress", "uncompresses a buffer", Exactly(ALL)),
+            ("inflateInit_", "begins to uncompress", Exactly(ALL)),
+            ("inflate", "uncompresses a piece", AtLeast(ALL)),
+            ("inflateEnd", "ends it", Exactly(ALL)),
+            ("adler32", "zlib's checksum", AtLeast(2 * ALL)),
+        ],
     ),
     (
         LIBCRYPTO,
-        "EVP_MD_CTX_new",
-        "makes room for a hash",
-        AtLeast(ALL),
+        &[
+            ("SHA256", "hashes a buffer", Exactly(2 * ALL + 1)),
+            ("EVP_Digest", "by any algorithm", AtLeast(ALL)),
+            ("EVP_MD_CTX_new", "makes room for a hash", AtLeast(ALL)),
+            ("EVP_DigestInit_ex", "begins a hash", AtLeast(ALL)),
+            ("EVP_DigestUpdate", "hashes a piece", AtLeast(ALL)),
+            ("EVP_DigestFinal_ex", "ends it", AtLeast(ALL)),
+            ("EVP_MD_CTX_free", "gives the room back", AtLeast(ALL)),
+            ("EVP_sha512", "names an algorithm", AtLeast(ALL)),
+            ("CRYPTO_zalloc", "OpenSSL's memory", AtLeast(ALL)),
+            ("CRYPTO_free", "gives it back", AtLeast(ALL)),
+        ],
     ),
     (
-        LIBCRYPTO,
-        "EVP_DigestInit_ex",
-        "begins a hash",
-        AtLeast(ALL),
+        LIBC,
+        &[
+            ("malloc", "everybody's memory", AtLeast(4 * ALL)),
+            ("calloc", "the same, zeroed", AtLeast(ALL)),
+            ("realloc", "makes it longer", AtLeast(ALL)),
+            ("free", "gives it back", AtLeast(4 * ALL)),
+            ("qsort", "sorts an array", Exactly(ALL)),
+            ("memcpy", "copies bytes", AtLeast(4 * ALL)),
+        ],
     ),
-    (
-        LIBCRYPTO,
-        "EVP_DigestUpdate",
-        "hashes a piece",
-        AtLeast(ALL),
-    ),
-    (LIBCRYPTO, "EVP_DigestFinal_ex", "ends it", AtLeast(ALL)),
-    (
-        LIBCRYPTO,
-        "EVP_MD_CTX_free",
-        "gives the room back",
-        AtLeast(ALL),
-    ),
-    (LIBCRYPTO, "EVP_sha512", "names an algorithm", AtLeast(ALL)),
-    (LIBCRYPTO, "CRYPTO_zalloc", "OpenSSL's memory", AtLeast(ALL)),
-    (LIBCRYPTO, "CRYPTO_free", "gives it back", AtLeast(ALL)),
-    (LIBC, "malloc", "everybody's memory", AtLeast(4 * ALL)),
-    (LIBC, "calloc", "the same, zeroed", AtLeast(ALL)),
-    (LIBC, "realloc", "makes it longer", AtLeast(ALL)),
-    (LIBC, "free", "gives it back", AtLeast(4 * ALL)),
-    (LIBC, "qsort", "sorts an array", Exactly(ALL)),
-    (LIBC, "memcpy", "copies bytes", AtLeast(4 * ALL)),
 ];
+
+/// All of them, each with its library.
+fn functions() -> impl Iterator<Item = (&'static str, &'static Function)> {
+    let of = |(library, functions): (&'static str, &'static [Function])| {
+        functions.iter().map(move |function| (library, function))
+    };
+    FUNCTIONS.into_iter().flat_map(of)
+}
 
 /// The hooks of all of [`FUNCTIONS`], and what they had counted when that was last asked.
 pub(crate) struct Counts {
@@ -103,7 +93,7 @@ impl Counts {
         expected: &T,
     ) -> Outcome<Self> {
         let mut builders = Vec::new();
-        for (library, name, ..) in FUNCTIONS {
+        for (library, (name, ..)) in functions() {
             // SAFETY: nothing is said of the function but that it is one.
             let hook = unsafe { rt.hook_symbol(Some(library), name, FuncModel::untyped()) };
             let hook = hook.map_err(|e| format!("{name} of {library}: {e}"))?;
@@ -132,7 +122,7 @@ impl Counts {
         worked?;
         let counts = Self {
             hooks: hooks?,
-            before: vec![0; FUNCTIONS.len()],
+            before: vec![0; functions().count()],
         };
         let calls: u64 = counts.calls().iter().sum();
         ensure(calls > 0, "hooks that came saw no call")?;
@@ -160,8 +150,8 @@ impl Counts {
             "   {:16}{:20}{:>9}  {:6}what it does",
             "library", "function", "calls", "by"
         );
-        let rows = FUNCTIONS.iter().zip(&self.hooks).zip(self.calls());
-        for (((library, name, what, _), hook), calls) in rows {
+        let rows = functions().zip(&self.hooks).zip(self.calls());
+        for (((library, (name, what, _)), hook), calls) in rows {
             let by = match hook.kind() {
                 Some(EntryKind::Pad) => "pad",
                 Some(EntryKind::Jump) => "jump",
@@ -174,7 +164,7 @@ impl Counts {
 
     /// Each was called as often as it must have been, and every call was counted.
     pub(crate) fn check(&self) -> Outcome {
-        for ((_, name, _, want), calls) in FUNCTIONS.iter().zip(self.calls()) {
+        for ((_, (name, _, want)), calls) in functions().zip(self.calls()) {
             let (holds, word, want) = match *want {
                 Exactly(want) => (calls == want, "exactly", want),
                 AtLeast(want) => (calls >= want, "at least", want),
