@@ -4,8 +4,8 @@
 //! are cancelled, and the process forks. A changer knows what its own thread calls, so it knows how
 //! often each of its programs must have run on that thread: neither less nor more.
 //!
-//! 200,000 changes with 2 harts; 5,000 with 4 or more, where the VM's harts may outnumber those of
-//! its host and a flush costs fifty times as much. `RVBPF_HAMMER_CHANGES` says otherwise.
+//! 2,000 changes with 2 harts; 500 with 4 or more, where the VM's harts may outnumber those of its
+//! host and a flush costs fifty times as much. `RVBPF_HAMMER_CHANGES` says otherwise.
 #![cfg(target_arch = "riscv64")]
 #![expect(unsafe_code, reason = "cancels threads, forks")]
 
@@ -26,7 +26,7 @@ type F = extern "C" fn(c_long) -> c_long;
 
 fn changes() -> u64 {
     let given = std::env::var("RVBPF_HAMMER_CHANGES").ok();
-    let fitting = if harts() >= 4 { 5_000 } else { 200_000 };
+    let fitting = if harts() >= 4 { 500 } else { 2_000 };
     given.map_or(fitting, |n| n.parse().expect("a number"))
 }
 

@@ -143,6 +143,7 @@ fn panel(
     let mut mesh = chart.configure_mesh();
     mesh.x_desc("programs")
         .x_labels(8)
+        .y_labels(6)
         .x_label_formatter(&|nr| match *nr >= 1024.0 {
             true => format!("{}k", nr / 1024.0),
             false => format!("{nr}"),
