@@ -20,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use common::{assert_settled, checked, footprint, harts, hook, in_child, pipe, send, serial};
 use rvbpf::{EntryKind, Hook, HookBuilder, Runtime};
-use testlib::functions::{plain, tl_plain};
+use testlib::functions::{plain, tl_plain, tl_read_byte};
 
 type F = extern "C" fn(c_long) -> c_long;
 
@@ -136,22 +136,30 @@ fn disturb(stop: &AtomicBool) -> u64 {
 
 /// A thread that is cancelled in a system call.
 fn cancel_a_sleeper(n: usize) {
-    extern "C" fn sleeper(n: *mut c_void) -> *mut c_void {
-        check(n as usize, 3);
-        // SAFETY: 1. no preconditions. A cancellation point.
-        unsafe { libc::pause() };
-        n
+    extern "C" fn sleeper(fd: *mut c_void) -> *mut c_void {
+        tl_read_byte(fd.addr() as c_int);
+        fd
     }
+    check(n, 3);
+    let (from, to) = pipe();
+    let fd = std::ptr::without_provenance_mut(from as usize);
     let mut id = 0;
     // SAFETY: 1. `sleeper` may run on any thread; `id` is writable.
-    let made =
-        unsafe { libc::pthread_create(&raw mut id, std::ptr::null(), sleeper, n as *mut c_void) };
+    let made = unsafe { libc::pthread_create(&raw mut id, std::ptr::null(), sleeper, fd) };
     assert_eq!(made, 0);
     thread::sleep(Duration::from_millis(1));
     // SAFETY: 1. a thread that has not been joined.
     assert_eq!(unsafe { libc::pthread_cancel(id) }, 0);
     // SAFETY: as above; it is joined once.
     assert_eq!(unsafe { libc::pthread_join(id, std::ptr::null_mut()) }, 0);
+    close([from, to]);
+}
+
+fn close(fds: [c_int; 2]) {
+    for fd in fds {
+        // SAFETY: 1. our own descriptor, closed once.
+        checked(unsafe { libc::close(fd) });
+    }
 }
 
 /// A thread that sleeps in `read` is not disturbed.
@@ -168,11 +176,7 @@ fn block_a_thread(n: usize) {
     thread::sleep(Duration::from_millis(3));
     send(to, 1);
     reader.join().unwrap();
-    for fd in [from, to] {
-        // SAFETY: 1. our own descriptor, closed once.
-        let closed: c_int = unsafe { libc::close(fd) };
-        checked(closed);
-    }
+    close([from, to]);
 }
 
 /// Changes until `goal` have been made; `sizes` are those of batches.

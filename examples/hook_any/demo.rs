@@ -81,5 +81,6 @@ pub(crate) fn ensure(holds: bool, otherwise: &str) -> Outcome {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    bytes.iter().take(8).map(|b| format!("{b:02x}")).collect()
+    let first = bytes.iter().take(8);
+    first.fold(String::new(), |text, b| text + &format!("{b:02x}"))
 }

@@ -317,10 +317,18 @@ pub fn restore_off_all(pads: &[(PadWords, RxAddr)]) -> Result<(), TextError> {
         if site.phase == Phase::Busy {
             return Err(TextError::Busy { site: pad.hi });
         }
-        // The object may have been closed since.
-        if txn::check_mapped(&mut state, &[pad.hi, pad.lo]).is_err() {
-            state.sites.remove(&pad.hi.get());
-            continue;
+        match txn::check_mapped(&mut state, &[pad.hi, pad.lo]) {
+            Ok(()) => {}
+            // The object has been closed since, and something else may be here.
+            Err(
+                TextError::Unmapped { .. }
+                | TextError::NotExecutable { .. }
+                | TextError::WritableText { .. },
+            ) => {
+                state.sites.remove(&pad.hi.get());
+                continue;
+            }
+            Err(other) => return Err(other),
         }
         let now = [pad.hi, pad.lo].map(sys::load_text_u32);
         let auipc = insn::Pair::Jump.words(pad.hi, *target).map(|[hi, _]| hi);
