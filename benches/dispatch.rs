@@ -272,7 +272,11 @@ mod riscv {
 
     const BY_TABLE: Loop = |s, n| table(s.at[DIRECT], n);
     const BY_CALL: Loop = |_, n| bench_direct(n);
-    const BY_RUST: Loop = |_, n| in_rust(n, add);
+    #[allow(
+        clippy::redundant_closure,
+        reason = "functions of another ABI are no closures"
+    )]
+    const BY_RUST: Loop = |_, n| in_rust(n, |a, b| add(a, b));
 
     /// Calls the eight in turn.
     fn in_turn(calls: u64, f: impl Fn(Binary, u64, u64) -> u64) {
