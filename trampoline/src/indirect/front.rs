@@ -152,14 +152,18 @@ mod tests {
         };
         let model = Arc::new(FuncModel::new(&[Type::I64], Type::I64).unwrap());
         let of = |n: usize| Front::new(&shop, &vec![model.clone(); n], vec![Member::Absent; n]);
-        let half = of(MAX_CELLS / 2).unwrap();
-        let refused = of(MAX_CELLS / 2 + 1);
+        let full = || {
+            (0..8)
+                .map(|_| of(MAX_CELLS / 8).unwrap())
+                .collect::<Vec<_>>()
+        };
+        let fronts = full();
         assert!(matches!(
-            refused,
+            of(1),
             Err(TrampError::TooManyMembers { max: MAX_CELLS })
         ));
-        drop(half);
-        drop(of(MAX_CELLS).unwrap());
+        drop(fronts);
+        drop(full());
         assert_eq!(shop.packs.stats().nr_live, 0);
     }
 }
