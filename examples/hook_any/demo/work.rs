@@ -78,7 +78,9 @@ fn sorted(random: &mut Random) -> Outcome<Vec<u8>> {
     ensure(!memory.is_null(), "malloc failed")?;
     for i in 0..NUMBERS {
         // SAFETY: the memory has room for so many numbers.
-        unsafe { memory.add(i).write(random.next()) };
+        let place = unsafe { memory.add(i) };
+        // SAFETY: it is inside the memory, aligned, and ours.
+        unsafe { place.write(random.next()) };
     }
     // SAFETY: so many numbers have been written; `compare` orders them.
     unsafe { libc::qsort(memory.cast(), NUMBERS, 8, Some(compare)) };
