@@ -5,6 +5,10 @@ use rv64::{Offset, SImm, UImm};
 use super::machine::{Machine, mix};
 use super::*;
 
+type Immediate = fn(Reg, Reg, SImm<12>) -> Insn;
+type Registers = fn(Reg, Reg, Reg) -> Insn;
+type Branch = fn(Reg, Reg, Offset<13>) -> Insn;
+
 /// Random numbers that are the same in every run.
 struct Rng(u64);
 
@@ -47,7 +51,7 @@ impl Rng {
             0 => insn::addi(rd, rd, imm),
             1 => insn::jalr(rd, rd, imm),
             2 => insn::jalr(Zero, rd, imm),
-            _ => self.pick(&[insn::ld, insn::lw, insn::lhu])(rd, rd, imm),
+            _ => self.pick::<Immediate>(&[insn::ld, insn::lw, insn::lhu])(rd, rd, imm),
         };
         match self.below(2) {
             0 => vec![upper, partner],
@@ -71,18 +75,18 @@ impl Rng {
             0 => insn::addi(rd, rd, imm),
             1 => insn::addi(rd, rs1, imm),
             2 => insn::addi(rd, Zero, imm),
-            3 => self.pick(&[insn::addiw, insn::xori, insn::andi])(rd, rs1, imm),
-            4 => self.pick(&[insn::add, insn::sub, insn::xor, insn::or])(rd, rs1, rs2),
+            3 => self.pick::<Immediate>(&[insn::addiw, insn::xori, insn::andi])(rd, rs1, imm),
+            4 => self.pick::<Registers>(&[insn::add, insn::sub, insn::xor, insn::or])(rd, rs1, rs2),
             5 => insn::add(rd, rd, rs2),
             6 => insn::add(rd, Zero, rs2),
             7 => insn::slli(rd, rs1, UImm::new(3).unwrap()),
             8 => insn::lui(rd, SImm::new(imm.get() % 32).unwrap()),
             9..=11 => insn::auipc(rd, SImm::new(imm.get()).unwrap()),
-            12 => self.pick(&[insn::ld, insn::lw, insn::lhu, insn::lb])(rd, rs1, imm),
-            13 => self.pick(&[insn::ld, insn::lw, insn::lhu, insn::lb])(rd, rd, imm),
-            14 => self.pick(&[insn::sd, insn::sw])(rs2, rs1, imm),
+            12 => self.pick::<Immediate>(&[insn::ld, insn::lw, insn::lhu, insn::lb])(rd, rs1, imm),
+            13 => self.pick::<Immediate>(&[insn::ld, insn::lw, insn::lhu, insn::lb])(rd, rd, imm),
+            14 => self.pick::<Immediate>(&[insn::sd, insn::sw])(rs2, rs1, imm),
             15 | 16 => {
-                let branch = self.pick(&[
+                let branch = self.pick::<Branch>(&[
                     insn::beq,
                     insn::bne,
                     insn::blt,
