@@ -21,8 +21,8 @@ use crate::{
     workspace::host_cargo,
 };
 
-/// The tests of a package that runs on the host only.
-const HOST_ONLY: &str = "xtask";
+/// Packages that run on the host only: the lab, and what the compiler runs.
+const HOST_ONLY: [&str; 2] = ["xtask", "rvbpf-derive"];
 /// A package that is built on demand only: Cranelift alone takes minutes.
 pub(crate) const ON_DEMAND: &str = "rvbpf-peers";
 /// What is built for testing unless told otherwise. Examples and benches are programs, not tests.
@@ -87,7 +87,7 @@ impl Selection {
     /// is none.
     fn cargo_args(&self, side: Side) -> Option<Vec<&str>> {
         let packages = self.packages.iter().map(String::as_str);
-        let mut packages = packages.filter(|name| side == Side::Host || *name != HOST_ONLY);
+        let mut packages = packages.filter(|name| side == Side::Host || !HOST_ONLY.contains(name));
         if !self.packages.is_empty() {
             let first = packages.next()?;
             return Some(
@@ -102,7 +102,9 @@ impl Selection {
             Side::Vm => vec![
                 "--workspace",
                 "--exclude",
-                HOST_ONLY,
+                HOST_ONLY[0],
+                "--exclude",
+                HOST_ONLY[1],
                 "--exclude",
                 ON_DEMAND,
             ],
