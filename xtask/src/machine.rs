@@ -82,7 +82,7 @@ impl Machine {
             "virt",
             "-nographic",
             "-m",
-            "4G",
+            "8G",
             "-no-reboot",
             "-cpu",
             self.cpu.qemu(),
