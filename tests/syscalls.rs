@@ -68,9 +68,10 @@ struct Change<P, T> {
 }
 
 impl<P: Send + Sync, T: Send> Change<P, T> {
-    /// With the first call refused, then with the second, and so on; each in a process that has
-    /// changed nothing before.
+    /// With the first call refused, then with the second, and so on; each in a process that finds
+    /// what is known of the objects, and has made one such change.
     fn at_every_call(&self, errno: i32) {
+        self.at(u32::MAX, errno);
         let (mut nr_failed, mut nr_done) = (0_u32, 0_u32);
         for nth in 1.. {
             let (from, to) = pipe();

@@ -28,6 +28,9 @@ use crate::state;
 /// Of a function with several versions the default one is found; of one with several
 /// implementations, the one that was chosen for this machine.
 ///
+/// The dynamic linker may be asked (`dlopen`, `dlsym`), whose lock glibc does not free in the child
+/// of a `fork`: a child that was made while another thread opened a library must not come here.
+///
 /// # Errors
 /// [`TextError::ObjectNotLoaded`], [`TextError::UnknownSymbol`], [`TextError::SymbolIsData`],
 /// [`TextError::SymbolUndefined`], [`TextError::AmbiguousSymbol`], [`TextError::UnknownChoice`].
