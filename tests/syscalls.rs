@@ -166,6 +166,7 @@ fn synchronizing() -> Change<(), ()> {
 }
 
 #[test]
+#[ignore = "takes minutes"]
 fn slow_no_memory() {
     let _one = serial();
     attaching().at_every_call(libc::ENOMEM);
@@ -174,6 +175,7 @@ fn slow_no_memory() {
 }
 
 #[test]
+#[ignore = "takes minutes"]
 fn slow_not_permitted() {
     let _one = serial();
     attaching().at_every_call(libc::EPERM);

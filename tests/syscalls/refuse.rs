@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 
 /// What the thread itself needs, or what has no way to fail that a caller could be told of.
-const FREE: [c_long; 12] = [
+const FREE: [c_long; 14] = [
+    libc::SYS_nanosleep,
+    libc::SYS_clock_nanosleep,
     libc::SYS_futex,
     libc::SYS_exit,
     libc::SYS_exit_group,
