@@ -17,21 +17,6 @@ impl<T> Exclusive<T> {
 
 impl<T> Drop for Exclusive<T> {
     fn drop(&mut self) {
-        let value = &mut self.0;
-        if Trampolines::exclusively(|| drop(value.take())).is_err() {
-            drop(self.0.take());
-        }
+        Trampolines::locked(|| drop(self.0.take()));
     }
-}
-
-/// Runs `f` under the lock, across which no fork comes; this thread may have it, so `f` takes what
-/// else there is to lock by `try_lock` alone.
-pub(crate) fn locked<R>(f: impl FnOnce() -> R) -> R {
-    let mut f = Some(f);
-    let mut run = || f.take().map(|f| f());
-    let result = match Trampolines::exclusively(&mut run) {
-        Ok(result) => result,
-        Err(_) => run(),
-    };
-    result.expect("it runs once")
 }

@@ -222,7 +222,7 @@ impl ProgArray {
 
     /// The program that an interpreted tail call goes on in.
     pub(crate) fn interpreted(&self, index: u32) -> Option<Arc<Program>> {
-        locked(|| {
+        Trampolines::locked(|| {
             let held = self.slots().held.try_lock()?;
             held.programs.get(index as usize)?.interpreted.clone()
         })
@@ -260,7 +260,7 @@ impl Slots {
 impl Drop for Handle {
     fn drop(&mut self) {
         let slots = &self.0;
-        let programs = locked(|| {
+        let programs = Trampolines::locked(|| {
             let words = &slots.words[1..];
             words
                 .iter()
@@ -306,15 +306,6 @@ const _: () = assert!(LINES == u64::BITS as usize);
 
 static RETIRED: Mutex<Vec<Retired>> = Mutex::new(Vec::new());
 
-/// Runs `f` under the lock of changes, across which no fork comes; this thread may have it, so
-/// `f` takes what else there is to lock by `try_lock` alone.
-fn locked<R>(mut f: impl FnMut() -> R) -> R {
-    match Trampolines::exclusively(&mut f) {
-        Ok(result) => result,
-        Err(_) => f(),
-    }
-}
-
 /// Keeps programs that have just been taken out of their array until nobody is in them.
 fn retire(progs: impl IntoIterator<Item = BpfProg>) {
     let fresh = progs.into_iter().map(|prog| Retired { prog, seen: 0 });
@@ -322,7 +313,7 @@ fn retire(progs: impl IntoIterator<Item = BpfProg>) {
     if fresh.is_empty() {
         return;
     }
-    locked(|| {
+    Trampolines::locked(|| {
         if let Some(mut retired) = RETIRED.try_lock() {
             retired.append(&mut fresh);
         }
@@ -336,7 +327,7 @@ fn retire(progs: impl IntoIterator<Item = BpfProg>) {
 
 /// Frees what is retired and can be freed; how much is left.
 pub(crate) fn settle() -> usize {
-    let (free, left) = locked(|| {
+    let (free, left) = Trampolines::locked(|| {
         let Some(mut retired) = RETIRED.try_lock() else {
             return (Vec::new(), 0);
         };

@@ -24,8 +24,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use text::threads::{Patience, StuckWhy};
-use trampoline::TrampError;
 use trampoline::indirect::{Front, Leaving, Left, Member, Pin};
+use trampoline::{TrampError, Trampolines};
 
 use super::any::AnyLink;
 use super::describe::{FieldKind, MemberKey, OpsType, StructOps};
@@ -34,7 +34,6 @@ use super::member_fn::MemberFn;
 use super::memory::Memory;
 use super::retire::{Keep, Retired};
 use super::table::{Table, TableCore};
-use crate::exclusive::locked;
 use crate::runtime::Runtime;
 use text::ForkMutex;
 
@@ -215,7 +214,7 @@ impl LinkCore {
                 table: table.ty.name,
             });
         }
-        let swapped = locked(|| self.swap(table))?;
+        let swapped = Trampolines::locked(|| self.swap(table))?;
         if swapped == Swapped::Yes {
             self.runtime.retirees().settle_some();
         }
@@ -255,7 +254,7 @@ impl LinkCore {
 
     fn begin_unregister(&self) -> Result<Leave, OpsError> {
         let table = self.ty.name;
-        let taken = locked(|| {
+        let taken = Trampolines::locked(|| {
             let mut current = self.current.try_lock().ok_or(TrampError::Reentered)?;
             let taken = current.take();
             if taken.is_some() {

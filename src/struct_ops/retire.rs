@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use text::ForkMutex;
 use text::threads::Patience;
+use trampoline::Trampolines;
 use trampoline::indirect::Leaving;
 
 use super::memory::Memory;
 use super::table::TableCore;
-use crate::exclusive::locked;
 
 /// Pieces that nobody but this list has, and that were not there at the last look, after which
 /// threads are looked at.
@@ -123,7 +123,7 @@ impl Retirees {
 
     /// Changes the list; `None` in the midst of a change by this thread.
     fn change<R>(&self, f: impl FnOnce(&mut Vec<Retired>) -> R) -> Option<R> {
-        locked(|| self.list.try_lock().map(|mut list| f(&mut list)))
+        Trampolines::locked(|| self.list.try_lock().map(|mut list| f(&mut list)))
     }
 
     /// Frees what can be freed, if it is worth a look.

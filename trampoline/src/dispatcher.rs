@@ -20,9 +20,10 @@ use rv64::Reg::{self, *};
 use rv64::{AsmError, Cond, Features};
 use text::RxAddr;
 
+use crate::Trampolines;
 use crate::emit::Emit;
 use crate::error::TrampError;
-use crate::indirect::{Placed, Workshop, cells, locked, place_code};
+use crate::indirect::{Placed, Workshop, cells, place_code};
 use crate::model::{FuncModel, NR_ARG_REGS};
 
 /// The most targets of a chain. Kernel: `BPF_DISPATCHER_MAX`.
@@ -71,7 +72,7 @@ impl Drop for Chain {
     fn drop(&mut self) {
         let Some(placed) = self.0.take() else { return };
         match text::threads::pass_by(&[placed.rx()], LAST_PATIENCE) {
-            Ok(()) => locked(|| drop(placed)),
+            Ok(()) => Trampolines::locked(|| drop(placed)),
             Err(_) => std::mem::forget(placed),
         }
     }

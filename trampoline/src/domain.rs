@@ -288,6 +288,13 @@ impl Trampolines {
         Ok(f())
     }
 
+    /// Runs `f` under the lock of changes, across which no fork comes. This thread may have it
+    /// already, so `f` takes what else there is to lock by `try_lock` alone.
+    pub fn locked<R>(f: impl FnOnce() -> R) -> R {
+        let _change = ChangeLock::enter();
+        f()
+    }
+
     fn lock(&self) -> Result<Locked<'_>, TrampError> {
         let change = ChangeLock::enter().ok_or(TrampError::Reentered)?;
         Ok(Locked {

@@ -36,8 +36,9 @@ use rv64::Reg::{T1, T3, Zero};
 use rv64::{Offset, SImm, imm, insn};
 use text::{ForkMutex, RxAddr, RxRange, WordPatch, patch_words};
 
+use crate::Trampolines;
 use crate::error::TrampError;
-use crate::indirect::{Placed, Workshop, locked};
+use crate::indirect::{Placed, Workshop};
 
 /// Bytes of a stub; it is aligned to 64.
 pub const STATIC_STUB_BYTES: usize = 28;
@@ -171,7 +172,7 @@ impl Drop for StaticStub {
         };
         // Nobody returns into a stub.
         match text::threads::pass_by(&[placed.rx()], LAST_PATIENCE) {
-            Ok(()) => locked(|| drop(placed)),
+            Ok(()) => Trampolines::locked(|| drop(placed)),
             Err(_) => std::mem::forget(placed),
         }
     }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use parking_lot::Mutex;
 use text::RxAddr;
 
-use super::member::locked;
+use crate::Trampolines;
 
 /// How many members all fronts of a process can have together.
 pub const MAX_CELLS: usize = 8192;
@@ -53,7 +53,7 @@ impl Cells {
 
 impl Drop for Cells {
     fn drop(&mut self) {
-        locked(|| {
+        Trampolines::locked(|| {
             let mut taken = TAKEN.lock();
             self.0
                 .iter()

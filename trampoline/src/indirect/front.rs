@@ -11,8 +11,9 @@ use text::{RxAddr, RxRange};
 
 use super::cells::{self, Cells, MAX_CELLS};
 use super::code::{self, MAX_FRAME_BYTES, StubSpec, stub_frame_bytes};
-use super::member::{Placed, Version, locked, place};
+use super::member::{Placed, Version, place};
 use super::{Member, Workshop};
+use crate::Trampolines;
 use crate::error::TrampError;
 use crate::model::FuncModel;
 
@@ -57,7 +58,7 @@ impl Front {
             }
         }
         let max = MAX_CELLS;
-        let taken = locked(|| Cells::take(models.len()));
+        let taken = Trampolines::locked(|| Cells::take(models.len()));
         let cells = taken.ok_or(TrampError::TooManyMembers { max })?;
         Self::with_cells(shop, models, vacant, cells)
     }

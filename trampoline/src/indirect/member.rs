@@ -156,7 +156,7 @@ struct Claims(Vec<u64>);
 
 impl Claims {
     fn claim(&mut self, func: u64) -> bool {
-        let is_new = locked(|| CLAIMED.lock().insert(func));
+        let is_new = Trampolines::locked(|| CLAIMED.lock().insert(func));
         if is_new {
             self.0.push(func);
         }
@@ -166,7 +166,7 @@ impl Claims {
 
 impl Drop for Claims {
     fn drop(&mut self) {
-        locked(|| {
+        Trampolines::locked(|| {
             let mut claimed = CLAIMED.lock();
             self.0.iter().for_each(|func| {
                 claimed.remove(func);
@@ -197,7 +197,7 @@ impl Placed {
         len_bytes: usize,
         generate: impl FnOnce(RxAddr) -> Option<Vec<u8>>,
     ) -> Result<Placed, TrampError> {
-        locked(|| {
+        Trampolines::locked(|| {
             let buf = shop.packs.alloc(len_bytes, 64, near)?;
             let func = buf.rx().start;
             let bytes = generate(func).ok_or(TrampError::OutOfReach { func })?;
@@ -209,7 +209,7 @@ impl Placed {
 impl Drop for Placed {
     fn drop(&mut self) {
         let parts = self.parts.take();
-        locked(|| drop(parts));
+        Trampolines::locked(|| drop(parts));
     }
 }
 
@@ -228,18 +228,6 @@ impl Made {
     }
 }
 
-/// Runs `f` under the lock of changes, across which no fork comes; without it where this thread has
-/// it already.
-pub(crate) fn locked<R>(f: impl FnOnce() -> R) -> R {
-    let mut f = Some(f);
-    let mut run = || f.take().map(|f| f());
-    let result = match Trampolines::exclusively(&mut run) {
-        Ok(result) => result,
-        Err(_) => run(),
-    };
-    result.expect("it runs once")
-}
-
 /// Generates code where it will run, puts it there and tells tools; where its pieces begin. At
 /// `trial` it is as long as it can get.
 pub(super) fn place(
@@ -254,7 +242,7 @@ pub(super) fn place(
         source,
     };
     let longest = generate(trial).map_err(layout)?.bytes.len();
-    locked(|| {
+    Trampolines::locked(|| {
         let buf = shop.packs.alloc(longest, 64, near)?;
         let made = generate(buf.rx().start.get()).map_err(layout)?;
         let placed = finish(shop, buf, &made, name)?;

@@ -62,7 +62,7 @@ pub use enter::Pin;
 pub use front::Front;
 pub use leave::{Leaving, Left};
 pub use member::{Member, MemberProg, Version};
-pub(crate) use member::{Placed, locked, place_code};
+pub(crate) use member::{Placed, place_code};
 
 use std::sync::Arc;
 
