@@ -7,6 +7,11 @@ use std::fmt;
 
 use lab_init::protocol::{Event, Outcome};
 
+/// How many of the slowest tests are named.
+const SLOWEST: usize = 15;
+/// What is slow, in milliseconds.
+const SLOW: u64 = 10_000;
+
 /// Counts, and what is needed to say more.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Report {
@@ -15,6 +20,8 @@ pub(crate) struct Report {
     skipped: usize,
     /// Every failure, by place and name.
     failures: Vec<String>,
+    /// How long each test took, in milliseconds, by place and name.
+    took: Vec<(u64, String)>,
     running: Option<String>,
     output: Vec<u8>,
 }
@@ -52,6 +59,7 @@ impl Report {
     fn ended(&mut self, place: &str, outcome: &Outcome, millis: u64) {
         let name = self.running.take().unwrap_or_default();
         let seconds = millis as f64 / 1000.0;
+        self.took.push((millis, format!("{name} ({place})")));
         match outcome {
             Outcome::Passed => {
                 println!("PASS {name} ({seconds:.2} s)");
@@ -89,9 +97,25 @@ impl Report {
         self.failed
     }
 
-    /// Says what failed, closes with the counts, and tells whether all is well:
+    /// The tests that took longest, the longest first.
+    fn slowest(&self) -> Vec<&(u64, String)> {
+        let mut slow: Vec<_> = self.took.iter().filter(|(took, _)| *took >= SLOW).collect();
+        slow.sort_by(|a, b| b.cmp(a));
+        slow.truncate(SLOWEST);
+        slow
+    }
+
+    /// Says what was slow and what failed, closes with the counts, and tells whether all is well:
     /// something ran, and nothing failed.
     pub(crate) fn close(&self) -> bool {
+        let slowest = self.slowest();
+        if !slowest.is_empty() {
+            println!("slowest:");
+            let seconds = |millis: u64| millis / 1000;
+            slowest
+                .iter()
+                .for_each(|(took, name)| println!("    {:>4} s  {name}", seconds(*took)));
+        }
         if !self.failures.is_empty() {
             println!("failed:");
             self.failures.iter().for_each(|name| println!("    {name}"));
@@ -123,6 +147,18 @@ mod tests {
             outcome,
             millis: 10,
         }
+    }
+
+    #[test]
+    fn the_slowest_are_named() {
+        let mut report = Report::default();
+        for (name, millis) in [("a", 20_000), ("b", 9_999), ("c", 30_000)] {
+            report.event("vm", started(name));
+            let outcome = Outcome::Passed;
+            report.event("vm", Event::TestEnded { outcome, millis });
+        }
+        let names: Vec<_> = report.slowest().iter().map(|(_, name)| &**name).collect();
+        assert_eq!(names, ["job::c (vm)", "job::a (vm)"]);
     }
 
     #[test]
