@@ -36,8 +36,13 @@ enum Ending {
     Skipped(String),
 }
 
-/// Runs all checks, then the tests in `places`; whether all passed.
-pub(crate) fn ci(lab: &Lab, places: &[Place], console: Console) -> Result<bool> {
+/// Runs all checks, then the tests of `selection` in `places`; whether all passed.
+pub(crate) fn ci(
+    lab: &Lab,
+    places: &[Place],
+    selection: &Selection,
+    console: Console,
+) -> Result<bool> {
     let all = ["--workspace", "--all-targets"];
     let deny = ["--", "-D", "warnings"];
     let mut lines = Vec::new();
@@ -76,7 +81,7 @@ pub(crate) fn ci(lab: &Lab, places: &[Place], console: Console) -> Result<bool> 
     check("Rust 1.85", &mut || msrv(lab));
     let mut report = Report::default();
     check("tests", &mut || {
-        report = test(lab, places, &Selection::all(), console);
+        report = test(lab, places, selection, console);
         Ok(match report.failed() {
             0 => Ending::Passed,
             failed => Ending::Failed(format!("{failed} failed")),

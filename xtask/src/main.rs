@@ -52,7 +52,7 @@ use crate::{
     lab::{Lab, LabKind, Place},
     machine::{Clock, Cpu, Kernel, Machine},
     run::{Profile, Program, What},
-    test::{Selection, Side},
+    test::{Selection, Side, Slow},
     vm::Console,
 };
 
@@ -197,6 +197,14 @@ impl MachineArgs {
         Ok(machines.map(Place::Vm).collect())
     }
 
+    /// Where slow tests run: on every cpu that is asked for, else on the first that is not.
+    fn slow_tests(&self) -> Slow {
+        match self.cpu.is_empty() {
+            true => Slow::InTheFirst,
+            false => Slow::Everywhere,
+        }
+    }
+
     /// Whether any machine is chosen.
     fn is_chosen(&self) -> bool {
         let kind = !self.cpu.is_empty() || !self.kernel.is_empty();
@@ -222,7 +230,7 @@ impl MachineArgs {
     }
 }
 
-/// What `test` runs on when nothing is chosen.
+/// What `test` runs on when nothing is chosen; slow tests on the first alone.
 const TEST_CPUS: [Cpu; 2] = [Cpu::Rv64gc, Cpu::Rva23];
 
 fn main() -> ExitCode {
@@ -272,6 +280,7 @@ fn xtask(command: Sub) -> Result<ExitCode> {
                 files,
                 filters,
                 side,
+                slow: machine.slow_tests(),
             };
             let lab = Lab::open()?;
             let places = machine.places(&lab, &TEST_CPUS)?;
@@ -313,7 +322,8 @@ fn xtask(command: Sub) -> Result<ExitCode> {
         Sub::Ci { machine } => {
             let lab = Lab::open()?;
             let places = machine.places(&lab, &TEST_CPUS)?;
-            Ok(exit(ci::ci(&lab, &places, machine.console())?))
+            let selection = Selection::all(machine.slow_tests());
+            Ok(exit(ci::ci(&lab, &places, &selection, machine.console())?))
         }
     }
 }

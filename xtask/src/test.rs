@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use clap::ValueEnum;
-use lab_init::job::{Job, Kind};
+use lab_init::job::{Job, Kind, SLOW_PREFIX};
 
 use crate::{
     cargo::{Built, Want, build},
@@ -38,6 +38,15 @@ pub(crate) struct Selection {
     /// Those whose names contain one of these; all when empty.
     pub(crate) filters: Vec<String>,
     pub(crate) side: Side,
+    pub(crate) slow: Slow,
+}
+
+/// In which places the tests run whose names begin with [`SLOW_PREFIX`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slow {
+    Everywhere,
+    /// They take minutes, and are not about the instructions of a cpu.
+    InTheFirst,
 }
 
 /// On which side tests run.
@@ -52,13 +61,14 @@ pub(crate) enum Side {
 }
 
 impl Selection {
-    /// All tests, everywhere.
-    pub(crate) fn all() -> Self {
+    /// All tests, on both sides.
+    pub(crate) fn all(slow: Slow) -> Self {
         Self {
             packages: Vec::new(),
             files: Vec::new(),
             filters: Vec::new(),
             side: Side::Both,
+            slow,
         }
     }
 
@@ -180,9 +190,16 @@ fn test_places(
     add_tests(&mut load, &built, selection, &env);
     let data = files_under(root, &|path| is_test_data(root, path))?;
     load.files.extend(data);
-    for place in places {
+    for (i, place) in places.iter().enumerate() {
         println!("== {place}");
         let name = place.to_string();
+        if i == 1 && selection.slow == Slow::InTheFirst {
+            println!(
+                "without tests called {SLOW_PREFIX}…: they have run in {}",
+                places[0]
+            );
+            load.skip(SLOW_PREFIX);
+        }
         let run = lab.run(*place, &load, console, &mut |event| {
             report.event(&name, event)
         });
@@ -255,6 +272,7 @@ fn add_tests(load: &mut Load, built: &Built, selection: &Selection, env: &[(&str
     for executable in &built.executables {
         let kind = Kind::Tests {
             filters: selection.filters.clone(),
+            skip: Vec::new(),
         };
         load.add(executable, kind, env);
     }

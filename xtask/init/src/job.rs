@@ -45,6 +45,8 @@ pub enum Kind {
     Tests {
         /// Only tests whose names contain one of these; all when empty.
         filters: Vec<String>,
+        /// No tests whose names contain one of these.
+        skip: Vec<String>,
     },
     /// A program: run it once, its output streamed.
     Program {

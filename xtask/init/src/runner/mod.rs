@@ -45,7 +45,7 @@ const OUTPUT_GRACE: Duration = Duration::from_secs(2);
 pub fn run(jobs: &[Job], sink: &mut dyn FnMut(Event)) {
     for job in jobs {
         let result = match &job.kind {
-            Kind::Tests { filters } => run_tests(job, filters, sink),
+            Kind::Tests { filters, skip } => run_tests(job, &chosen(filters, skip), sink),
             Kind::Program { args } => run_program(job, args, sink),
         };
         if let Err(error) = result {
@@ -58,9 +58,15 @@ pub fn run(jobs: &[Job], sink: &mut dyn FnMut(Event)) {
     }
 }
 
-fn run_tests(job: &Job, filters: &[String], sink: &mut dyn FnMut(Event)) -> Result<()> {
-    let ignored = list(job, filters, Some("--ignored"))?;
-    for name in list(job, filters, None)? {
+/// libtest's arguments for these tests.
+fn chosen<'a>(filters: &'a [String], skip: &'a [String]) -> Vec<&'a str> {
+    let skip = skip.iter().flat_map(|name| ["--skip", name]);
+    filters.iter().map(String::as_str).chain(skip).collect()
+}
+
+fn run_tests(job: &Job, chosen: &[&str], sink: &mut dyn FnMut(Event)) -> Result<()> {
+    let ignored = list(job, chosen, Some("--ignored"))?;
+    for name in list(job, chosen, None)? {
         let job_name = job.name.clone();
         if ignored.contains(&name) {
             sink(Event::TestIgnored {
@@ -93,10 +99,10 @@ fn run_tests(job: &Job, filters: &[String], sink: &mut dyn FnMut(Event)) -> Resu
 }
 
 /// The names of a libtest executable's tests.
-fn list(job: &Job, filters: &[String], extra: Option<&str>) -> Result<Vec<String>> {
+fn list(job: &Job, chosen: &[&str], extra: Option<&str>) -> Result<Vec<String>> {
     let mut args = vec!["--list", "--format=terse"];
     args.extend(extra);
-    args.extend(filters.iter().map(String::as_str));
+    args.extend(chosen);
     let ended = run_captured(job, &args, LIST_LIMIT)?;
     let text = String::from_utf8_lossy(&ended.output);
     if ended.outcome() != Outcome::Passed {

@@ -77,6 +77,7 @@ fn output_of(events: &[Event]) -> String {
 fn captured(what: &str, limit: Duration) -> Ended {
     let kind = Kind::Tests {
         filters: Vec::new(),
+        skip: Vec::new(),
     };
     run_captured(&job(what, kind), &CHILD_ARGS, limit).unwrap()
 }
@@ -170,11 +171,14 @@ fn tests_are_listed_filtered_and_ignored_ones_skipped() {
     let filters = vec![
         "runner::tests::child".to_owned(),
         "only_the_function_name".to_owned(),
+        "a_job_that_cannot_start".to_owned(),
     ];
+    let skip = vec!["job_that".to_owned()];
     let mut events = Vec::new();
-    run(&[job("fail", Kind::Tests { filters })], &mut |event| {
-        events.push(event)
-    });
+    run(
+        &[job("fail", Kind::Tests { filters, skip })],
+        &mut |event| events.push(event),
+    );
     let named = |event: &Event| match event {
         Event::TestIgnored { name, .. } => format!("ignored {name}"),
         Event::TestStarted { name, .. } => format!("started {name}"),
