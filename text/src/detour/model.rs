@@ -657,7 +657,7 @@ fn every_interleaving_runs_old_or_new() {
 
 /// One change after the other, with threads that are still inside from the ones before.
 #[test]
-fn changes_in_a_row_run_old_or_new() {
+fn slow_changes_in_a_row_run_old_or_new() {
     use Phase::{Bare, Closed, Jump, Trap};
     let rows: [&[Phase]; 5] = [
         // A site in which somebody stayed, brought to its kind later.
@@ -691,7 +691,7 @@ fn changes_in_a_row_run_old_or_new() {
 /// Flushes of a change are refused: what was stored is taken back, then there is one flush, then
 /// the way back.
 #[test]
-fn a_refused_flush_is_taken_back_soundly() {
+fn slow_a_refused_flush_is_taken_back_soundly() {
     let mut nr_worlds = 0;
     for (name, world) in refused() {
         nr_worlds += 1;

@@ -96,7 +96,7 @@ pub(crate) fn rounds(default: u64) -> u64 {
 }
 
 #[test]
-fn thirty_thousand_pokes_show_old_or_new() {
+fn slow_thirty_thousand_pokes_show_old_or_new() {
     let _alone = alone();
     let images = Images::new();
     let w = words(pad_c_2mod4);
@@ -137,13 +137,13 @@ fn arm_and_restore(func: Func, w: PadWords, n: u64) {
 }
 
 #[test]
-fn compressed_pads_are_armed_and_restored_under_load() {
+fn slow_compressed_pads_are_armed_and_restored_under_load() {
     let _alone = alone();
     arm_and_restore(pad_c_2mod4, words(pad_c_2mod4), 400);
 }
 
 #[test]
-fn pads_of_two_nops_are_armed_and_restored_under_load() {
+fn slow_pads_of_two_nops_are_armed_and_restored_under_load() {
     let _alone = alone();
     arm_and_restore(pad_4, words(pad_4), 400);
 }
