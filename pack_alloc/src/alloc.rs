@@ -27,7 +27,6 @@ impl PackAlloc {
     #[must_use]
     pub fn new(config: Config) -> Self {
         static NEXT_NUMBER: AtomicU64 = AtomicU64::new(0);
-        registry::prepare();
         let number = NEXT_NUMBER.fetch_add(1, Ordering::Relaxed);
         registry::lock().insert(number, State::new(config));
         Self {

@@ -6,9 +6,10 @@
 //! for mapping a pack, never while code is copied, flushed or invalidated.
 //!
 //! Lock order: this one, then `text`'s. Handlers that run before a fork run in the reverse order
-//! of their registration, so `text`'s must be registered before these: [`prepare`] makes it so by
-//! an empty change. Whoever calls this crate with a lock of their own held registers theirs after
-//! their first [`PackAlloc::new`](crate::PackAlloc::new).
+//! of their registration, so `text`'s must be registered before these. All are registered by
+//! constructors when the program is loaded, in the order of the numbers of their sections
+//! (`text/src/fork.rs` says why not later); whoever calls this crate with a lock of their own held
+//! takes a greater number than this one's.
 //!
 //! The memory itself is `text`'s matter: the child has its own copy at the same addresses, so
 //! this table holds for the child as it stands.
@@ -17,12 +18,11 @@
 
 #![expect(
     unsafe_code,
-    reason = "a lock that is held from one fork handler to the next"
+    reason = "a lock that is held from one fork handler to the next, and a constructor"
 )]
 
 use std::collections::BTreeMap;
 use std::mem;
-use std::sync::Once;
 
 use parking_lot::lock_api::RawMutex as _;
 use text::{ForkMutex, ForkMutexGuard, RawForkMutex};
@@ -39,19 +39,20 @@ pub(crate) fn lock() -> ForkMutexGuard<'static, Registry> {
     ALL.lock()
 }
 
-/// Registers the fork handlers, once.
-pub(crate) fn prepare() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // Makes `text` register its handlers. Where it cannot, every map will fail with the
-        // reason, and there is nothing to protect.
-        let _ = text::text_copy_all(&[]);
-        // SAFETY: 1. the handlers live as long as the process; the crate is never unloaded while
-        //    its code is in use. A failure (no memory) leaves forks unprotected, no more.
-        unsafe {
-            libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
-        }
-    });
+/// Registers the fork handlers.
+// SAFETY:
+// 1. The linker makes this a constructor, whose type this is (the arguments are not looked at).
+// 2. It needs nothing that other constructors make.
+#[used]
+#[unsafe(link_section = ".init_array.60002")]
+static WHEN_LOADED: extern "C" fn() = when_loaded;
+
+extern "C" fn when_loaded() {
+    // SAFETY: 1. the handlers live as long as the process; the crate is never unloaded while
+    //    its code is in use. A failure (no memory) leaves forks unprotected, no more.
+    unsafe {
+        libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
+    }
 }
 
 unsafe extern "C" fn before_fork() {

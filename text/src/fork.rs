@@ -14,6 +14,11 @@
 //! parent. Until its handler has run the child executes the parent's pages: should the parent
 //! change them meanwhile, the child executes old or new words, both whole.
 //!
+//! The handlers are registered when the program (or library) that this crate is part of is loaded,
+//! not at the first change or question: a fork runs those handlers alone that it found when it
+//! began. One that began a moment before would leave the locks of this crate, and the dynamic
+//! linker's, as another thread held them, and its child would wait for them for ever.
+//!
 //! A fork that skips the handlers (`_Fork`, a bare `clone`) is noticed by a page that the kernel
 //! wipes in every forked child (`MADV_WIPEONFORK`): changes are then refused in the child, and
 //! its hooks stay as they are and follow the parent's changes. `vfork` and `posix_spawn` run no
@@ -23,10 +28,10 @@
 //! and most children `exec`. It can collapse again.
 //!
 //! Key type: [`ForkState`]. Neighbours: `state`, `foreign`, `loaded`, `cache`. Source:
-//! `pthread_atfork(3)`, `madvise(2)`.
+//! `pthread_atfork(3)`, `madvise(2)`; ELF gABI, "Initialization and Termination Functions".
 #![expect(
     unsafe_code,
-    reason = "pthread_atfork, and a lock that is held between its handlers"
+    reason = "pthread_atfork, a lock that is held between its handlers, and a constructor"
 )]
 
 use std::fs::File;
@@ -49,9 +54,25 @@ use crate::sys::{self, Pages, Sharing};
 /// What stands in the wiped page of a process that may change text.
 const ALIVE: u64 = 0x7276_6270_665f_6f6b;
 
+/// Registers the handlers before there is a second thread, or before anybody has this library.
+// SAFETY:
+// 1. The linker makes this a constructor, whose type this is (the arguments are not looked at).
+// 2. It needs nothing that other constructors make.
+// 3. It comes before those of crates that hold locks of their own while they use this one: the
+//    number is less.
+#[used]
+#[unsafe(link_section = ".init_array.60001")]
+static WHEN_LOADED: extern "C" fn() = when_loaded;
+
+extern "C" fn when_loaded() {
+    // Where it is refused, `ForkState::watch` tries again, and says so.
+    let _ = state::raw().lock().fork.register();
+}
+
 /// What the handlers need to know of each other.
 pub(crate) struct ForkState {
-    /// The page that a fork wipes; there is one once the handlers are registered.
+    is_registered: bool,
+    /// The page that a fork wipes; there is one once something is changed or asked.
     wiped: Option<&'static AtomicU64>,
     /// Set for good in a child that could not be parted from its parent.
     shared: Option<&'static str>,
@@ -68,18 +89,27 @@ struct Copies {
 impl ForkState {
     pub(crate) const fn new() -> Self {
         Self {
+            is_registered: false,
             wiped: None,
             shared: None,
             copies: None,
         }
     }
 
-    /// Registers the handlers, before the first change or the first question to the dynamic
-    /// linker.
+    fn register(&mut self) -> Result<(), TextError> {
+        if !self.is_registered {
+            register()?;
+            self.is_registered = true;
+        }
+        Ok(())
+    }
+
+    /// Sees to it that forks are noticed, before the first change or the first question to the
+    /// dynamic linker.
     pub(crate) fn watch(&mut self) -> Result<(), TextError> {
         if self.wiped.is_none() {
             let wiped = wiped_page()?;
-            register()?;
+            self.register()?;
             wiped.store(ALIVE, Ordering::Relaxed);
             self.wiped = Some(wiped);
         }
@@ -165,7 +195,8 @@ unsafe extern "C" fn before_fork() {
     crate::loaded::before_fork();
     crate::cache::before_fork();
     let mut state = ManuallyDrop::new(state::raw().lock());
-    if state.fork.check().is_err() {
+    // Where nothing has been changed or asked there is nothing to copy.
+    if state.fork.wiped.is_none() || state.fork.check().is_err() {
         return;
     }
     match Copies::make(&state) {

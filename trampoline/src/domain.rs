@@ -111,7 +111,6 @@ impl Trampolines {
             return Err(TrampError::UnsupportedHost);
         }
         text::sync_mode()?;
-        crate::owner::register_fork_handlers();
         Ok(Trampolines {
             packs,
             features: Features::RV64GC,

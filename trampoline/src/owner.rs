@@ -7,10 +7,9 @@
 
 #![expect(
     unsafe_code,
-    reason = "pthread_atfork and a mutex held from one handler to the next"
+    reason = "pthread_atfork, a mutex held from one handler to the next, and a constructor"
 )]
 
-use std::sync::Once;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use text::{ForkMutex, ForkMutexGuard};
@@ -43,14 +42,18 @@ impl Drop for ChangeLock {
     }
 }
 
-/// Registers the handlers, once. They must run outside of `text`'s and the packs', so these are
-/// registered first by whoever made a pack allocator before.
-pub(crate) fn register_fork_handlers() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        // SAFETY: 1. the handlers are functions that stay for the life of the process.
-        unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
-    });
+/// Registers the handlers. They must run outside of `text`'s and the packs', so these are registered
+/// first: by constructors too, with lesser numbers.
+// SAFETY:
+// 1. The linker makes this a constructor, whose type this is (the arguments are not looked at).
+// 2. It needs nothing that other constructors make.
+#[used]
+#[unsafe(link_section = ".init_array.60003")]
+static WHEN_LOADED: extern "C" fn() = when_loaded;
+
+extern "C" fn when_loaded() {
+    // SAFETY: 1. the handlers are functions that stay for the life of the process.
+    unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
 }
 
 unsafe extern "C" fn prepare() {

@@ -3,9 +3,9 @@
 use std::ffi::{CString, c_void};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-use rvbpf_text::{Func, RxAddr, TextError, find_symbol};
+use rvbpf_text::{Func, ProcMaps, RxAddr, TextError, find_symbol, original_text};
 
 use super::names::linked;
 
@@ -153,5 +153,79 @@ fn a_child_can_ask_whatever_other_threads_were_asking() {
             let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
             assert_eq!((waited, status), (pid, 0));
         }
+    });
+}
+
+/// The thread whose fork waits, in the midst of it, until others have asked.
+static FORKING: AtomicI32 = AtomicI32::new(0);
+static FORK_HAS_BEGUN: AtomicBool = AtomicBool::new(false);
+static HAVE_ASKED: AtomicI32 = AtomicI32::new(0);
+
+fn gettid() -> i32 {
+    // SAFETY: no preconditions.
+    unsafe { libc::gettid() }
+}
+
+extern "C" fn wait_for_askers() {
+    if FORKING.load(Ordering::Relaxed) == gettid() {
+        FORK_HAS_BEGUN.store(true, Ordering::Relaxed);
+        while HAVE_ASKED.load(Ordering::Relaxed) < 3 {
+            std::thread::yield_now();
+        }
+    }
+}
+
+/// Handlers that are registered in the midst of a fork do not run in it. Each round is a process in
+/// which nobody has asked before.
+#[test]
+fn a_fork_that_began_before_the_first_question_leaves_a_child_that_can_ask() {
+    const NAME: &str = "funcs::libraries::\
+        a_fork_that_began_before_the_first_question_leaves_a_child_that_can_ask";
+    const ROUND: &str = "RVBPF_TEST_ROUND";
+    if std::env::var_os(ROUND).is_some() {
+        return fork_before_the_first_question();
+    }
+    for round in 0..8 {
+        let mut process = std::process::Command::new("/proc/self/exe");
+        process.args(["--exact", NAME]).env(ROUND, "");
+        let output = process.output().unwrap();
+        assert!(output.status.success(), "round {round}: {output:?}");
+    }
+}
+
+fn fork_before_the_first_question() {
+    let malloc = linked(c"malloc");
+    // Long enough for somebody to hold the lock whenever one looks.
+    let much = ProcMaps::read().unwrap().find(malloc).unwrap().range;
+    // SAFETY: the handler is a function of this program.
+    unsafe { libc::pthread_atfork(Some(wait_for_askers), None, None) };
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let _stop = StopAtLast(&stop);
+        for _ in 0..4 {
+            scope.spawn(|| {
+                while !FORK_HAS_BEGUN.load(Ordering::Relaxed) {
+                    std::thread::yield_now();
+                }
+                while !stop.load(Ordering::Relaxed) {
+                    original_text(much).unwrap();
+                    HAVE_ASKED.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        FORKING.store(gettid(), Ordering::Relaxed);
+        // SAFETY: the child only asks, and ends without running anything of the parent's.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            // SAFETY: one that waits for ever is ended.
+            unsafe { libc::alarm(40) };
+            let is_found = Func::find(malloc).is_ok_and(|f| f.entry == malloc);
+            // SAFETY: ends this child.
+            unsafe { libc::_exit(i32::from(!is_found)) };
+        }
+        let mut status = 0;
+        // SAFETY: a child of ours, and a place for its status.
+        let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        assert_eq!((waited, status), (pid, 0));
     });
 }
