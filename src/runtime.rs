@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
 use rv64::Features;
 use symbols::Tools;
-use text::RxAddr;
+use text::{Lookup, RxAddr};
 use trampoline::indirect::Workshop;
 use trampoline::{FuncModel, TrampError, TrampStats, Trampolines, Traps};
 
@@ -161,12 +161,15 @@ impl Runtime {
         name: &str,
         model: FuncModel,
     ) -> Result<HookBuilder<Untyped>, Error> {
-        let func = Trampolines::exclusively(|| text::find_symbol(object, name))??;
+        let func = match Trampolines::exclusively(|| text::look_symbol(object, name))?? {
+            Lookup::Known(func) => func,
+            Lookup::Ask(question) => question.ask()?,
+        };
         self.begin(func.get(), Arc::new(model))
     }
 
     fn begin<F: HookFn>(&self, addr: u64, model: Arc<FuncModel>) -> Result<HookBuilder<F>, Error> {
-        let func = Trampolines::exclusively(|| trampoline::resolve(RxAddr::new(addr)))??;
+        let func = resolve(RxAddr::new(addr))?;
         let site = Site {
             func,
             model,
@@ -274,6 +277,20 @@ impl Runtime {
             packs: Trampolines::exclusively(|| self.inner.packs.stats()).unwrap_or_default(),
         }
     }
+}
+
+/// The function that runs when `addr` is called. The dynamic linker is asked without the lock of
+/// changes: constructors of libraries that other threads open run under its own, and may hook.
+fn resolve(addr: RxAddr) -> Result<RxAddr, Error> {
+    let mut at = addr;
+    // A stub may lead to one, of the program, which takes its address; not many do in a row.
+    for _ in 0..8 {
+        match Trampolines::exclusively(|| trampoline::resolve(at))?? {
+            Lookup::Known(func) => return Ok(func),
+            Lookup::Ask(question) => at = question.ask()?,
+        }
+    }
+    Err(TrampError::UnboundStub { func: addr }.into())
 }
 
 impl Drop for Inner {

@@ -5,7 +5,7 @@
 //! on the bytes of functions. (The bytes of stubs are looked at; nobody hooks those.)
 //!
 //! Key types: [`Func`], [`find_symbol`]. Neighbours: `catalog` knows the functions of an object,
-//! `stub` what leads to them, `loaded` asks the dynamic linker. Source: ELF gABI, chapter 5;
+//! `stub` what leads to them, `question` asks the dynamic linker. Source: ELF gABI, chapter 5;
 //! `dlsym(3)`; GCC manual, function attribute `ifunc`.
 
 use std::path::Path;
@@ -15,14 +15,15 @@ use crate::addr::RxAddr;
 use crate::catalog::{At, Catalog, Entry, SymbolKind};
 use crate::dynamic::{self, Slot};
 use crate::error::TextError;
-use crate::loaded::{Loaded, Scope, look_up};
+use crate::loaded::Loaded;
 use crate::names::c_string;
 use crate::proc_maps::ProcMaps;
+use crate::question::{Lookup, Question, Scopes};
 use crate::span::Span;
 use crate::state;
 use crate::stub::{self, STUB_BYTES};
 
-pub use crate::names::find_symbol;
+pub use crate::names::{find_symbol, look_symbol};
 
 /// Stubs may lead to stubs: of a library to that of a program, which takes its address.
 const MAX_STUBS: usize = 8;
@@ -74,6 +75,22 @@ impl Func {
     /// [`TextError::NotAFunction`] inside of one, [`TextError::FunctionPart`],
     /// [`TextError::DataInText`]; [`TextError::UnresolvedStub`]; [`TextError::VariantCc`].
     pub fn find(addr: RxAddr) -> Result<Self, TextError> {
+        let mut at = addr;
+        for _ in 0..MAX_STUBS {
+            match Self::look(at)? {
+                Lookup::Known(func) => return Ok(func),
+                Lookup::Ask(question) => at = question.ask()?,
+            }
+        }
+        Err(too_many_stubs(addr))
+    }
+
+    /// The same, without asking the dynamic linker where a stub leads that is not bound yet: the
+    /// answer to that question is the next address to look at. For callers who hold a lock.
+    ///
+    /// # Errors
+    /// As [`Func::find`].
+    pub fn look(addr: RxAddr) -> Result<Lookup<Self>, TextError> {
         state::watch_forks()?;
         let mut at = addr;
         for _ in 0..MAX_STUBS {
@@ -81,18 +98,16 @@ impl Func {
             let maps = ProcMaps::read()?;
             check_executable(at, &maps)?;
             let Some(loaded) = loaded else {
-                return Ok(Self::anonymous(at));
+                return Ok(Lookup::Known(Self::anonymous(at)));
             };
             let catalog = Catalog::of(&loaded)?;
             match target_of(at, &catalog, &loaded, &maps)? {
-                Some(target) => at = target,
-                None => return Self::at(at, &catalog),
+                Some(Lookup::Known(target)) => at = target,
+                Some(Lookup::Ask(question)) => return Ok(Lookup::Ask(question)),
+                None => return Self::at(at, &catalog).map(Lookup::Known),
             }
         }
-        Err(TextError::UnresolvedStub {
-            addr,
-            symbol: "another stub".into(),
-        })
+        Err(too_many_stubs(addr))
     }
 
     /// Every function of the object that holds `addr`, and every part of one, in order of
@@ -168,13 +183,20 @@ fn check_executable(addr: RxAddr, maps: &ProcMaps) -> Result<(), TextError> {
     }
 }
 
+fn too_many_stubs(addr: RxAddr) -> TextError {
+    TextError::UnresolvedStub {
+        addr,
+        symbol: "another stub".into(),
+    }
+}
+
 /// Where the stub at `addr` leads; `None` when there is none.
 fn target_of(
     addr: RxAddr,
     catalog: &Catalog,
     loaded: &Loaded,
     maps: &ProcMaps,
-) -> Result<Option<RxAddr>, TextError> {
+) -> Result<Option<Lookup<RxAddr>>, TextError> {
     let Some(slot) = words_at(addr, maps).and_then(|words| stub::slot_of(addr, words)) else {
         return Ok(None);
     };
@@ -185,31 +207,36 @@ fn target_of(
         let asks = words_at(*target, maps).is_some_and(stub::is_resolver);
         target.get() != 0 && !asks
     });
-    let target = bound.or_else(|| bind(*what, catalog, loaded));
-    let symbol = || match *what {
-        Slot::Symbol(i) => catalog.symbols.get(i as usize).map(|s| s.name.clone()),
-        Slot::Chosen(_) => None,
-    };
-    target.map(Some).ok_or_else(|| TextError::UnresolvedStub {
-        addr,
-        symbol: symbol().unwrap_or_else(|| "an indirect function".into()),
-    })
+    match bound {
+        Some(target) => Ok(Some(Lookup::Known(target))),
+        None => bind(addr, *what, catalog, loaded).map(|q| Some(Lookup::Ask(q))),
+    }
 }
 
-/// What the dynamic linker will put into a slot.
-fn bind(slot: Slot, catalog: &Catalog, loaded: &Loaded) -> Option<RxAddr> {
-    let Slot::Symbol(i) = slot else {
-        return None;
+/// What says what the dynamic linker will put into the slot of the stub at `addr`.
+fn bind(
+    addr: RxAddr,
+    slot: Slot,
+    catalog: &Catalog,
+    loaded: &Loaded,
+) -> Result<Question, TextError> {
+    let symbol = match slot {
+        Slot::Symbol(i) => catalog.symbols.get(i as usize),
+        Slot::Chosen(_) => None,
     };
-    let symbol = catalog.symbols.get(i as usize)?;
-    let name = c_string(&symbol.name)?;
-    let version = symbol.version.as_deref().and_then(c_string);
-    let scopes = [Scope::Global, Scope::Object(loaded)];
-    scopes.into_iter().find_map(|scope| {
-        let found = version
-            .as_deref()
-            .and_then(|version| look_up(scope, &name, Some(version)));
-        found.or_else(|| look_up(scope, &name, None))
+    let otherwise = TextError::UnresolvedStub {
+        addr,
+        symbol: symbol.map_or_else(|| "an indirect function".into(), |s| s.name.clone()),
+    };
+    let Some((symbol, name)) = symbol.and_then(|s| Some((s, c_string(&s.name)?))) else {
+        return Err(otherwise);
+    };
+    Ok(Question {
+        object: loaded.clone(),
+        scopes: Scopes::GlobalThenObject,
+        name,
+        version: symbol.version.as_deref().and_then(c_string),
+        otherwise,
     })
 }
 

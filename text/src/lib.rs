@@ -16,6 +16,7 @@
 //! | `detour` | live code without a pad: a trap, then a jump over it; why no thread sees half of one |
 //! | `pad`, `object` | entry pads in foreign text |
 //! | `func`, `names` | [`Func`]: functions by their addresses and by their names |
+//! | `question` | what of that only the dynamic linker can say |
 //! | `catalog` | the functions of an object, from `eh_frame`, `dynamic` and its file |
 //! | `original` | text as it would be without all that |
 //! | [`threads`] | where every thread is |
@@ -48,6 +49,7 @@ mod pad;
 mod plan;
 mod poke;
 mod proc_maps;
+mod question;
 mod site;
 mod span;
 mod state;
@@ -64,7 +66,7 @@ pub use copy::{text_copy, text_copy_all, text_invalidate, text_invalidate_all};
 pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all};
 pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
-pub use func::{Convention, Func, FuncKind, find_symbol};
+pub use func::{Convention, Func, FuncKind, find_symbol, look_symbol};
 pub use map::{Backing, CodeMap, Place};
 pub use original::original_text;
 pub use pad::{Pad, PadWords};
@@ -72,5 +74,6 @@ pub use poke::{
     Insn, Poke, Switch, arm_all, arm_off_all, poke_all, restore_all, restore_off_all, text_poke,
 };
 pub use proc_maps::{Mapping, ProcMaps};
+pub use question::{Lookup, Question};
 pub use sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
 pub use txn::{WordPatch, patch_words};

@@ -5,7 +5,7 @@
 //! file's name, or by the beginning of it up to a `.` or a `-`: `libz` and `libz.so` are
 //! `libz.so.1`, but `libc` is not `libcrypto.so.3`.
 //!
-//! Key function: [`find_symbol`]. Neighbours: `catalog` knows the symbols, `loaded` asks the
+//! Key function: [`find_symbol`]. Neighbours: `catalog` knows the symbols, `question` asks the
 //! dynamic linker what a function with several implementations is. Source: `ld.so(8)`; ELF gABI,
 //! "Shared Object Dependencies".
 
@@ -17,8 +17,9 @@ use crate::catalog::{Catalog, Reach, Symbol, SymbolKind};
 use crate::dynamic::{self, Slot};
 use crate::error::TextError;
 use crate::func::is_code;
-use crate::loaded::{Loaded, Scope, look_up};
+use crate::loaded::Loaded;
 use crate::proc_maps::ProcMaps;
+use crate::question::{Lookup, Question, Scopes};
 use crate::state;
 
 /// The function `name` of the loaded object that is called `object`: by its file's name
@@ -35,6 +36,18 @@ use crate::state;
 /// [`TextError::ObjectNotLoaded`], [`TextError::UnknownSymbol`], [`TextError::SymbolIsData`],
 /// [`TextError::SymbolUndefined`], [`TextError::AmbiguousSymbol`], [`TextError::UnknownChoice`].
 pub fn find_symbol(object: Option<&str>, name: &str) -> Result<RxAddr, TextError> {
+    match look_symbol(object, name)? {
+        Lookup::Known(found) => Ok(found),
+        Lookup::Ask(question) => question.ask(),
+    }
+}
+
+/// The same, without asking the dynamic linker which of several implementations it has chosen. For
+/// callers who hold a lock.
+///
+/// # Errors
+/// As [`find_symbol`].
+pub fn look_symbol(object: Option<&str>, name: &str) -> Result<Lookup<RxAddr>, TextError> {
     state::watch_forks()?;
     let objects: Vec<(Loaded, Arc<Catalog>)> = Loaded::all()
         .into_iter()
@@ -108,34 +121,47 @@ fn function(
     loaded: &Loaded,
     catalog: &Catalog,
     maps: &ProcMaps,
-) -> Result<RxAddr, TextError> {
-    let object = || catalog.file_name().into();
+) -> Result<Lookup<RxAddr>, TextError> {
     if !is_code(symbol.kind, symbol.addr, catalog) {
         return Err(TextError::SymbolIsData {
             symbol: symbol.name.clone(),
-            object: object(),
+            object: catalog.file_name().into(),
         });
     }
-    if symbol.kind != SymbolKind::Ifunc {
-        return Ok(symbol.addr);
+    match symbol.kind {
+        SymbolKind::Ifunc => chosen(symbol, loaded, catalog, maps),
+        _ => Ok(Lookup::Known(symbol.addr)),
     }
-    chosen(symbol, loaded, catalog, maps).ok_or_else(|| TextError::UnknownChoice {
-        symbol: symbol.name.clone(),
-        object: object(),
-    })
 }
 
 /// What an indirect function has chosen: a slot holds it if the object calls the function itself;
-/// else the dynamic linker is asked, which knows those that are exported.
-fn chosen(symbol: &Symbol, loaded: &Loaded, catalog: &Catalog, maps: &ProcMaps) -> Option<RxAddr> {
+/// else the dynamic linker is to be asked, which knows those that are exported.
+fn chosen(
+    symbol: &Symbol,
+    loaded: &Loaded,
+    catalog: &Catalog,
+    maps: &ProcMaps,
+) -> Result<Lookup<RxAddr>, TextError> {
+    let otherwise = TextError::UnknownChoice {
+        symbol: symbol.name.clone(),
+        object: catalog.file_name().into(),
+    };
     let is_its = |(_, what): &(&u64, &Slot)| **what == Slot::Chosen(symbol.addr);
     if let Some((slot, _)) = catalog.slots.iter().find(is_its) {
-        return dynamic::load(RxAddr::new(*slot), maps).filter(|found| loaded.is_executed(*found));
+        let found = dynamic::load(RxAddr::new(*slot), maps);
+        let found = found.filter(|found| loaded.is_executed(*found));
+        return found.map(Lookup::Known).ok_or(otherwise);
     }
-    if symbol.reach != Reach::Exported {
-        return None;
+    match c_string(&symbol.name) {
+        Some(name) if symbol.reach == Reach::Exported => Ok(Lookup::Ask(Question {
+            object: loaded.clone(),
+            scopes: Scopes::Object,
+            name,
+            version: None,
+            otherwise,
+        })),
+        _ => Err(otherwise),
     }
-    look_up(Scope::Object(loaded), &c_string(&symbol.name)?, None)
 }
 
 fn not_found(object: Option<&str>, name: &str, meant: &[&(Loaded, Arc<Catalog>)]) -> TextError {

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use pack_alloc::{Near, PackAlloc, PackBuf, PackCode};
 use rv64::Features;
 use symbols::{CodeInfo, Published, Symbol, Tools};
-use text::{Detour, PadWords, RxAddr, RxRange, Switch, WordPatch};
+use text::{Detour, Lookup, PadWords, RxAddr, RxRange, Switch, WordPatch};
 
 use crate::domain::{LinkId, State};
 use crate::entry::{self, Entry, Found, Mover, Stub, Traps};
@@ -153,12 +153,13 @@ impl Maker<'_> {
             features: self.features,
         };
         match entry::find(func)? {
-            Found::Pad(pad) => Ok((Entry::Pad(pad), None)),
-            Found::Func(found) if found.entry == func => {
+            Lookup::Ask(_) => Err(TrampError::UnboundStub { func }),
+            Lookup::Known(Found::Pad(pad)) => Ok((Entry::Pad(pad), None)),
+            Lookup::Known(Found::Func(found)) if found.entry == func => {
                 let Stub { buf, words, entry } = mover.stub(&found, traps)?;
                 Ok((entry, Some((buf, words))))
             }
-            Found::Func(found) => Err(TrampError::LeadsElsewhere {
+            Lookup::Known(Found::Func(found)) => Err(TrampError::LeadsElsewhere {
                 func,
                 to: found.entry,
             }),

@@ -131,7 +131,7 @@ impl Trampolines {
     /// # Errors
     /// [`TrampError::TooManyProgs`], [`TrampError::ModelMismatch`], [`TrampError::Layout`],
     /// [`TrampError::CannotMove`], [`TrampError::UnknownExtent`], [`TrampError::LeadsElsewhere`],
-    /// [`TrampError::Text`] (no function, taken by others, out of reach, refused flush),
+    /// [`TrampError::UnboundStub`], [`TrampError::Text`] (no function, taken by others, out of reach, refused flush),
     /// [`TrampError::Pack`] (no room), [`TrampError::Reentered`]. Nothing has changed then.
     ///
     /// # Safety

@@ -26,8 +26,8 @@ use pack_alloc::{Near, PackAlloc, PackBuf, PackError};
 use parking_lot::lock_api::RawMutex as _;
 use rv64::{Asm, Features};
 use text::{
-    Detour, DetourKind, DetourState, ForkMutex, Func, Pad, PadWords, RawForkMutex, RxAddr, RxRange,
-    TextError,
+    Detour, DetourKind, DetourState, ForkMutex, Func, Lookup, Pad, PadWords, RawForkMutex, RxAddr,
+    RxRange, TextError,
 };
 
 use crate::change::REACH_BYTES;
@@ -131,15 +131,18 @@ impl Entry {
     }
 }
 
-/// The function that runs when `addr` is called, as an address that can be attached to.
+/// The function that runs when `addr` is called, as an address that can be attached to. Where a
+/// stub leads that is not bound yet, the caller asks the dynamic linker, without the lock of
+/// changes: the answer is what to resolve next.
 ///
 /// # Errors
 /// [`TrampError::Text`]: it is no function, or one that cannot be hooked.
-pub fn resolve(addr: RxAddr) -> Result<RxAddr, TrampError> {
-    match find(addr)? {
-        Found::Pad(_) => Ok(addr),
-        Found::Func(func) => Ok(func.entry),
-    }
+pub fn resolve(addr: RxAddr) -> Result<Lookup<RxAddr>, TrampError> {
+    Ok(match find(addr)? {
+        Lookup::Known(Found::Pad(_)) => Lookup::Known(addr),
+        Lookup::Known(Found::Func(func)) => Lookup::Known(func.entry),
+        Lookup::Ask(question) => Lookup::Ask(question),
+    })
 }
 
 /// What a function that is not hooked begins with.
@@ -150,11 +153,14 @@ pub(crate) enum Found {
 }
 
 /// Looks at what is at `func`.
-pub(crate) fn find(func: RxAddr) -> Result<Found, TrampError> {
+pub(crate) fn find(func: RxAddr) -> Result<Lookup<Found>, TrampError> {
     match Pad::find(func).and_then(|pad| pad.words()) {
-        Ok(words) => Ok(Found::Pad(words)),
+        Ok(words) => Ok(Lookup::Known(Found::Pad(words))),
         Err(TextError::NotAPad { .. } | TextError::PadTooShort { .. }) => {
-            Ok(Found::Func(Func::find(func)?))
+            Ok(match Func::look(func)? {
+                Lookup::Known(func) => Lookup::Known(Found::Func(func)),
+                Lookup::Ask(question) => Lookup::Ask(question),
+            })
         }
         Err(other) => Err(other.into()),
     }

@@ -74,6 +74,12 @@ pub enum TrampError {
         /// The function.
         to: RxAddr,
     },
+    /// What is there is a stub, and the dynamic linker has not bound it yet. Kernel: `-EINVAL`.
+    #[error("{func} is a stub that is not bound yet; hook the function that it leads to")]
+    UnboundStub {
+        /// The stub.
+        func: RxAddr,
+    },
     /// No pack can be had within 2 GiB of the function. Kernel: `-ERANGE`.
     #[error("{func}: there is no room for an image within 2 GiB of this function")]
     OutOfReach {
