@@ -1,7 +1,7 @@
 //! Functions without entry pads: hooked by a jump over moved instructions, or by a trap.
 //!
 //! `fns` are functions whose first instructions are hard to move; `moved` calls them hooked,
-//! switched and taken apart, under load; `libc` hooks the C library by name.
+//! switched and taken apart, under load; `libc` hooks the C library by name, `loading` while libraries are opened.
 #![cfg(target_arch = "riscv64")]
 #![expect(unsafe_code, reason = "assembly functions, and those of the C library")]
 
@@ -11,5 +11,7 @@ mod common;
 mod fns;
 #[path = "jump/libc.rs"]
 mod libc_by_name;
+#[path = "jump/loading.rs"]
+mod loading;
 #[path = "jump/moved.rs"]
 mod moved;

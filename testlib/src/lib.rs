@@ -2,6 +2,7 @@
 //!
 //! - [`functions`]: functions written by hand, one per thing that a hook can get wrong.
 //! - [`ops`]: callers of tables of functions.
+//! - [`ON_LOAD`]: a library that calls back when it is opened.
 //! - [`throws`]: functions that C++ exceptions pass through.
 //! - [`abi`]: hundreds of generated functions, each with a caller, and a gate between the two that
 //!   sees every register and stack word that passes.
@@ -19,3 +20,9 @@ pub mod ops;
 pub mod sig;
 #[cfg(target_arch = "riscv64")]
 pub mod throws;
+
+/// A shared library, to be written to a file. Its constructor calls the function whose address
+/// stands in the variable `TL_ON_LOAD`, in hexadecimal digits. It exports `tl_chosen`, which has
+/// several implementations, and `tl_unbound`, which ends in a stub that is not bound.
+#[cfg(target_arch = "riscv64")]
+pub const ON_LOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/onload.so"));

@@ -2,7 +2,7 @@
 //!
 //! What was read of an object that has been closed since is dropped when its place is taken.
 //!
-//! Key type: [`Cache`]. Neighbours: `object` and `catalog`, which fill it; `fork` keeps its lock.
+//! Key type: [`Cache`]. Neighbours: `object`, `catalog` and `unchanged`, which fill it; `fork` keeps its lock.
 #![expect(unsafe_code, reason = "a lock that is held across fork")]
 
 use std::mem::ManuallyDrop;
@@ -11,11 +11,13 @@ use std::sync::Arc;
 use crate::catalog::Catalog;
 use crate::object::Object;
 use crate::sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
+use crate::unchanged::Compared;
 
 /// By what it was read for.
 pub(crate) struct Cache {
     pub(crate) objects: Vec<Arc<Object>>,
     pub(crate) catalogs: Vec<Arc<Catalog>>,
+    pub(crate) compared: Vec<Compared>,
 }
 
 static CACHE: ForkMutex<Cache> = ForkMutex::const_new(
@@ -23,6 +25,7 @@ static CACHE: ForkMutex<Cache> = ForkMutex::const_new(
     Cache {
         objects: Vec::new(),
         catalogs: Vec::new(),
+        compared: Vec::new(),
     },
 );
 

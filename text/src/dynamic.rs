@@ -100,6 +100,16 @@ impl Dynamic {
     }
 }
 
+/// Whether the dynamic linker has changed the object's text.
+pub(crate) fn has_text_relocations(object: &Loaded, maps: &ProcMaps) -> bool {
+    /// In `DT_FLAGS`.
+    const DF_TEXTREL: u64 = 4;
+    Tags::read(object, maps).is_some_and(|tags| {
+        let flags = tags.values.get(&tag::FLAGS).copied().unwrap_or(0);
+        tags.values.contains_key(&tag::TEXTREL) || flags & DF_TEXTREL != 0
+    })
+}
+
 /// Entries of the dynamic section (`DT_…`).
 mod tag {
     pub(super) const NULL: u64 = 0;
@@ -111,7 +121,9 @@ mod tag {
     pub(super) const RELASZ: u64 = 8;
     pub(super) const STRSZ: u64 = 10;
     pub(super) const SONAME: u64 = 14;
+    pub(super) const TEXTREL: u64 = 22;
     pub(super) const JMPREL: u64 = 23;
+    pub(super) const FLAGS: u64 = 30;
     pub(super) const GNU_HASH: u64 = 0x6fff_fef5;
     pub(super) const VERSYM: u64 = 0x6fff_fff0;
     pub(super) const VERNEED: u64 = 0x6fff_fffe;

@@ -327,6 +327,27 @@ pub enum TextError {
         /// The bytes there.
         found: [u8; 8],
     },
+    /// The code in memory is not what the object's file has, so somebody else has changed it: another
+    /// library's hook, a debugger's breakpoint, a probe of the kernel. Kernel: `-EBUSY`.
+    #[error(
+        "the code at {at} is hooked by others: at +{off_bytes} there is {}, where {} has {}; take \
+         that hook or breakpoint away first",
+        Hex(found),
+        object.display(),
+        Hex(in_file)
+    )]
+    ChangedByOthers {
+        /// The code.
+        at: RxAddr,
+        /// Where the first difference is, in bytes from there; even.
+        off_bytes: usize,
+        /// The file of the object.
+        object: Box<Path>,
+        /// The bytes that the file has there, as far as they were looked at; then zeros.
+        in_file: [u8; 8],
+        /// The bytes in memory.
+        found: [u8; 8],
+    },
     /// What a detour says that it covers does not fit the code: not whole instructions, or fewer
     /// bytes than its jump has. Kernel: `-EINVAL`.
     #[error(

@@ -19,6 +19,7 @@
 //! | `question` | what of that only the dynamic linker can say |
 //! | `catalog` | the functions of an object, from `eh_frame`, `dynamic` and its file |
 //! | `original` | text as it would be without all that |
+//! | `unchanged` | whether that is what the object's file has |
 //! | [`threads`] | where every thread is |
 //! | `flush` | the instruction cache, and what this machine needs |
 //! | `fork` | a child's own copy |
@@ -60,6 +61,7 @@ mod sys;
 pub mod testing;
 pub mod threads;
 mod txn;
+mod unchanged;
 
 pub use addr::{PcRel, RxAddr, RxRange};
 pub use copy::{text_copy, text_copy_all, text_invalidate, text_invalidate_all};
@@ -77,3 +79,4 @@ pub use proc_maps::{Mapping, ProcMaps};
 pub use question::{Lookup, Question};
 pub use sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
 pub use txn::{WordPatch, patch_words};
+pub use unchanged::check_unchanged;

@@ -40,6 +40,7 @@ pub(crate) fn after_fork() {
 pub(crate) struct Header {
     pub(crate) kind: u32,
     pub(crate) flags: u32,
+    pub(crate) offset: u64,
     pub(crate) vaddr: u64,
     pub(crate) filesz: u64,
     pub(crate) memsz: u64,
@@ -100,6 +101,7 @@ impl Loaded {
         let header = |ph: &libc::Elf64_Phdr| Header {
             kind: ph.p_type,
             flags: ph.p_flags,
+            offset: ph.p_offset,
             vaddr: ph.p_vaddr,
             filesz: ph.p_filesz,
             memsz: ph.p_memsz,
@@ -133,6 +135,17 @@ impl Loaded {
         self.loads()
             .map(|h| self.range_of(h))
             .find(|range| range.contains(addr))
+    }
+
+    /// Where the file has `range`, all of it.
+    pub(crate) fn file_off(&self, range: RxRange) -> Option<u64> {
+        self.loads().find_map(|h| {
+            let start = self.range_of(h).start;
+            let in_file = RxRange::new(start, h.filesz as usize);
+            let from_start = range.start.get().wrapping_sub(start.get());
+            let off = h.offset.wrapping_add(from_start);
+            in_file.contains_range(&range).then_some(off)
+        })
     }
 
     /// Whether `addr` lies in a segment that is executed.

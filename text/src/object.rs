@@ -6,8 +6,8 @@
 //! file must be the one that was loaded: its program headers and notes (the build id among them)
 //! are compared with those in memory.
 //!
-//! Key types: [`Object`], [`find`], [`with_file`]. Neighbours: `loaded` says what there is, `pad`
-//! and `catalog` use what is read here, `cache` keeps it. Source: ELF gABI, GCC manual
+//! Key types: [`Object`], [`find`], [`with_file`]. Neighbours: `loaded` says what there is, `pad`,
+//! `catalog` and `unchanged` use what is read here, `cache` keeps it. Source: ELF gABI, GCC manual
 //! (`-fpatchable-function-entry`), RISC-V ELF psABI (`STO_RISCV_VARIANT_CC`).
 
 use std::fs::File;
@@ -90,13 +90,25 @@ pub(crate) fn with_file<T>(
     maps: &ProcMaps,
     read: impl FnOnce(&Elf<'_>) -> Result<T, TextError>,
 ) -> Result<T, TextError> {
+    with_headers(loaded, file, maps, |elf| {
+        if elf.elf_section_table().is_empty() {
+            return Err(loaded.error("its section headers are stripped"));
+        }
+        read(elf)
+    })
+}
+
+/// The same of a file that may have its program headers alone.
+pub(crate) fn with_headers<T>(
+    loaded: &Loaded,
+    file: &File,
+    maps: &ProcMaps,
+    read: impl FnOnce(&Elf<'_>) -> Result<T, TextError>,
+) -> Result<T, TextError> {
     let bytes = sys::map_file(file).map_err(|e| loaded.io_error(&e))?;
     let malformed = |_| loaded.error("it is no well-formed little-endian ELF64 file");
     let elf = Elf::parse(&*bytes).map_err(malformed)?;
     check_is_loaded(loaded, &elf, maps)?;
-    if elf.elf_section_table().is_empty() {
-        return Err(loaded.error("its section headers are stripped"));
-    }
     read(&elf)
 }
 
@@ -204,6 +216,7 @@ fn check_is_loaded(loaded: &Loaded, elf: &Elf<'_>, maps: &ProcMaps) -> Result<()
         let from_file = Header {
             kind: in_file.p_type(endian).0,
             flags: in_file.p_flags(endian).0,
+            offset: in_file.p_offset(endian),
             vaddr: in_file.p_vaddr(endian),
             filesz: in_file.p_filesz(endian),
             memsz: in_file.p_memsz(endian),

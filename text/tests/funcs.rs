@@ -4,6 +4,7 @@
 
 mod funcs {
     pub(crate) mod asm;
+    pub(crate) mod changed;
     pub(crate) mod errors;
     pub(crate) mod libraries;
     pub(crate) mod names;

@@ -10,15 +10,15 @@ use rvbpf_text::{Func, ProcMaps, RxAddr, TextError, find_symbol, original_text};
 use super::names::linked;
 
 /// A copy of libgcc_s, loaded from a file of its own.
-struct Copy {
+pub(crate) struct Copy {
     file_name: String,
-    path: PathBuf,
+    pub(crate) path: PathBuf,
     handle: *mut c_void,
-    func: RxAddr,
+    pub(crate) func: RxAddr,
 }
 
 impl Copy {
-    fn load(name: &str, tamper: impl FnOnce(&mut Vec<u8>)) -> Self {
+    pub(crate) fn load(name: &str, tamper: impl FnOnce(&mut Vec<u8>)) -> Self {
         let original = Func::find(linked(c"_Unwind_Backtrace"))
             .unwrap()
             .object
@@ -42,7 +42,7 @@ impl Copy {
         }
     }
 
-    fn close(self) {
+    pub(crate) fn close(self) {
         // SAFETY: nothing of the library is in use.
         unsafe { libc::dlclose(self.handle) };
     }

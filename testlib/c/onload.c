@@ -1,0 +1,32 @@
+/* A shared library that calls back when it is loaded, and functions that only the dynamic linker
+ * can say the address of. */
+#include <stdlib.h>
+#include <unistd.h>
+
+/* Calls what the environment says, under the dynamic linker's lock. */
+__attribute__((constructor)) static void on_load(void)
+{
+	const char *at = getenv("TL_ON_LOAD");
+
+	if (at)
+		((void (*)(void))strtoul(at, NULL, 16))();
+}
+
+static int one(int x)
+{
+	return x + 1;
+}
+
+static int (*choose(void))(int)
+{
+	return one;
+}
+
+/* Nothing in here calls it, so no slot here holds what was chosen. */
+int tl_chosen(int x) __attribute__((ifunc("choose")));
+
+/* Nobody calls it, so the stub that it jumps to stays unbound. */
+long tl_unbound(void)
+{
+	return getppid();
+}

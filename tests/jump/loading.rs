@@ -1,0 +1,155 @@
+//! Hooks that are made while another thread opens libraries whose constructors hook.
+
+use std::ffi::{CStr, CString, c_int, c_long, c_void};
+use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+
+use rv64::Flow;
+use rvbpf::{FuncModel, Runtime};
+use testlib::functions::tl_add2;
+
+use crate::common::{ADD2, Stopper, assert_settled, code_at, hook, serial};
+
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+static HOOKED_ON_LOAD: AtomicU64 = AtomicU64::new(0);
+
+/// What the constructor calls.
+extern "C" fn hook_on_load() {
+    if let Some(rt) = RUNTIME.get() {
+        let hooked = hook(rt, ADD2).on_entry(|_| {}).attach().unwrap();
+        assert_eq!(tl_add2(1, 2), 3);
+        HOOKED_ON_LOAD.fetch_add(hooked.stats().runs, Ordering::Relaxed);
+        hooked.detach().unwrap();
+    }
+}
+
+/// The library, in a file of its own.
+struct Library {
+    path: PathBuf,
+}
+
+impl Library {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("rvbpf-{}-{name}.so", std::process::id()));
+        std::fs::write(&path, testlib::ON_LOAD).unwrap();
+        Library { path }
+    }
+
+    fn open(&self) -> Handle {
+        let path = CString::new(self.path.as_os_str().as_bytes()).unwrap();
+        // SAFETY: 1. the constructor calls `hook_on_load`, or nothing.
+        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL) };
+        assert!(!handle.is_null());
+        Handle(handle)
+    }
+
+    fn name(&self) -> &str {
+        self.path.file_name().unwrap().to_str().unwrap()
+    }
+}
+
+impl Drop for Library {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+struct Handle(*mut c_void);
+
+impl Handle {
+    fn symbol(&self, name: &CStr) -> *const () {
+        // SAFETY: 1. a live handle and a NUL-terminated name.
+        let found = unsafe { libc::dlsym(self.0, name.as_ptr()) };
+        assert!(!found.is_null());
+        found.cast()
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // SAFETY: 1. nothing of the library is in use.
+        unsafe { libc::dlclose(self.0) };
+    }
+}
+
+/// The stub that `tl_unbound` ends in.
+fn unbound_stub(handle: &Handle) -> *const () {
+    let start = handle.symbol(c"tl_unbound");
+    let code = code_at(start);
+    let mut off = 0;
+    loop {
+        let step = rv64::step(&code[off..]).unwrap();
+        if let Flow::Jump { .. } | Flow::Call { .. } = step.flow {
+            let at = step.flow.target(start as u64 + off as u64).unwrap();
+            return at as *const ();
+        }
+        off += usize::from(step.len_bytes);
+    }
+}
+
+/// Whoever asks the dynamic linker holds no lock that a constructor may want.
+#[test]
+fn constructors_hook_while_names_and_stubs_are_resolved() {
+    const ROUNDS: u64 = 60;
+    let _one = serial();
+    let rt = Runtime::new().unwrap();
+    let (asked, opened) = (Library::new("asked"), Library::new("opened"));
+    // Before there are other threads, and before the variable is set.
+    let handle = asked.open();
+    let stub = unbound_stub(&handle);
+    let callback = hook_on_load as *const () as usize;
+    // SAFETY: 1. the only thread of this process that knows the variable.
+    unsafe { std::env::set_var("TL_ON_LOAD", format!("{callback:x}")) };
+    RUNTIME.set(rt.clone()).unwrap();
+    let done = AtomicBool::new(false);
+    let mut resolved = 0;
+    thread::scope(|scope| {
+        let _stop = Stopper(&done);
+        let opener = scope.spawn(|| {
+            for _ in 0..ROUNDS {
+                drop(opened.open());
+            }
+            done.store(true, Ordering::Relaxed);
+        });
+        while !done.load(Ordering::Relaxed) && !opener.is_finished() {
+            // SAFETY: 1. nothing is claimed of the functions, which are not attached to.
+            unsafe {
+                rt.hook_symbol(Some(asked.name()), "tl_chosen", FuncModel::untyped())
+                    .unwrap();
+                rt.hook_addr(stub, FuncModel::untyped()).unwrap();
+            }
+            resolved += 1;
+        }
+    });
+    assert_eq!(HOOKED_ON_LOAD.load(Ordering::Relaxed), ROUNDS);
+    assert!(resolved > 0);
+    // What the dynamic linker has chosen is what runs.
+    // SAFETY: 1. it is a function of one `int`.
+    let builder = unsafe { rt.hook_symbol(Some(asked.name()), "tl_chosen", int_model()) }.unwrap();
+    let hooked = builder.on_entry(|_| {}).allow_trap().attach().unwrap();
+    let chosen = handle.symbol(c"tl_chosen");
+    assert_eq!(hooked.func().get(), chosen as u64);
+    // SAFETY: 1. it is a function of this type.
+    let chosen: extern "C" fn(c_int) -> c_int = unsafe { std::mem::transmute(chosen) };
+    assert_eq!((chosen(1), hooked.stats().runs), (2, 1));
+    hooked.detach().unwrap();
+    // A stub stands for the function that it will lead to.
+    // SAFETY: 1. nothing is claimed of the function.
+    let builder = unsafe { rt.hook_addr(stub, FuncModel::untyped()) }.unwrap();
+    let hooked = builder.on_entry(|_| {}).allow_trap().attach().unwrap();
+    let ends_in_stub = handle.symbol(c"tl_unbound");
+    // SAFETY: 1. it is a function of this type.
+    let ends_in_stub: extern "C" fn() -> c_long = unsafe { std::mem::transmute(ends_in_stub) };
+    assert_eq!(ends_in_stub(), c_long::from(std::os::unix::process::parent_id() as i32));
+    assert_eq!(hooked.stats().runs, 1);
+    hooked.detach().unwrap();
+    assert_settled(&rt);
+}
+
+fn int_model() -> FuncModel {
+    use rvbpf::model::Type;
+    FuncModel::new(&[Type::I32], Type::I32).unwrap()
+}

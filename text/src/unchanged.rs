@@ -1,0 +1,128 @@
+//! Whether text is still what the object's file has, or others have changed it: hooks of other
+//! libraries, breakpoints of debuggers, probes of the kernel.
+//!
+//! Text is not relocated, so what is in memory is what is in the file; our own sites are seen
+//! through. Nothing is said where the comparison would prove nothing: of code that belongs to no
+//! object, of objects with text relocations (`DT_TEXTREL`), and of those whose file cannot be
+//! read or is not the one that was loaded.
+//!
+//! Key function: [`check_unchanged`]. Neighbours: `object` compares a file with what is loaded,
+//! `original` sees through our sites, `cache` keeps the verdict on a file. Source: ELF gABI,
+//! "Program Loading".
+
+use std::fs::File;
+use std::os::unix::fs::{FileExt, MetadataExt};
+
+use crate::addr::RxRange;
+use crate::cache;
+use crate::dynamic;
+use crate::error::TextError;
+use crate::loaded::Loaded;
+use crate::object;
+use crate::original::original_text;
+use crate::proc_maps::ProcMaps;
+use crate::state;
+
+/// A file that has been compared with what is loaded.
+#[derive(Debug)]
+pub(crate) struct Compared {
+    loaded: Loaded,
+    stamp: Stamp,
+    /// Whether its text is that in memory, unless somebody has changed it.
+    is_same: bool,
+}
+
+/// What another file at the same path, or a change of the file, does not keep.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+struct Stamp {
+    dev: u64,
+    inode: u64,
+    len_bytes: u64,
+    changed: (i64, i64),
+}
+
+/// That the text of `range`, without our own sites, is what the object's file has.
+///
+/// # Errors
+/// [`TextError::ChangedByOthers`] with the first place where it is not; [`TextError::Unmapped`],
+/// [`TextError::Map`].
+pub fn check_unchanged(range: RxRange) -> Result<(), TextError> {
+    state::watch_forks()?;
+    let Some(loaded) = Loaded::find(range.start) else {
+        return Ok(());
+    };
+    let Some(in_file) = in_file(&loaded, range) else {
+        return Ok(());
+    };
+    let found = original_text(range)?;
+    match found.iter().zip(&in_file).position(|(a, b)| a != b) {
+        None => Ok(()),
+        Some(off) => {
+            // Instructions begin at even offsets.
+            let off_bytes = off & !1;
+            Err(TextError::ChangedByOthers {
+                at: range.start,
+                off_bytes,
+                object: path_of(&loaded),
+                in_file: first_bytes(&in_file[off_bytes..]),
+                found: first_bytes(&found[off_bytes..]),
+            })
+        }
+    }
+}
+
+/// The bytes that the file has for `range`, if they are what was loaded.
+fn in_file(loaded: &Loaded, range: RxRange) -> Option<Vec<u8>> {
+    let off = loaded.file_off(range)?;
+    let file = File::open(&loaded.path).ok()?;
+    if !is_same(loaded, &file)? {
+        return None;
+    }
+    let mut bytes = vec![0; range.len_bytes];
+    file.read_exact_at(&mut bytes, off).ok()?;
+    Some(bytes)
+}
+
+/// Whether the file's text is what was loaded; compared once.
+fn is_same(loaded: &Loaded, file: &File) -> Option<bool> {
+    let meta = file.metadata().ok()?;
+    let stamp = Stamp {
+        dev: meta.dev(),
+        inode: meta.ino(),
+        len_bytes: meta.len(),
+        changed: (meta.mtime(), meta.mtime_nsec()),
+    };
+    let is_it = |c: &&Compared| c.loaded == *loaded && c.stamp == stamp;
+    if let Some(known) = cache::lock().compared.iter().find(is_it) {
+        return Some(known.is_same);
+    }
+    let maps = ProcMaps::read().ok()?;
+    let is_same = !dynamic::has_text_relocations(loaded, &maps)
+        && object::with_headers(loaded, file, &maps, |_| Ok(())).is_ok();
+    let compared = &mut cache::lock().compared;
+    compared.retain(|c| c.loaded.base != loaded.base);
+    compared.push(Compared {
+        loaded: loaded.clone(),
+        stamp,
+        is_same,
+    });
+    Some(is_same)
+}
+
+/// Where the file really is.
+fn path_of(loaded: &Loaded) -> Box<std::path::Path> {
+    let path = match loaded.is_main() {
+        true => std::fs::read_link(&loaded.path).ok(),
+        false => None,
+    };
+    path.unwrap_or_else(|| loaded.path.clone()).into()
+}
+
+/// As many as messages show; what is not there is zero.
+fn first_bytes(bytes: &[u8]) -> [u8; 8] {
+    let mut first = [0; 8];
+    for (to, from) in first.iter_mut().zip(bytes) {
+        *to = *from;
+    }
+    first
+}
