@@ -117,7 +117,8 @@ impl Runtime {
     }
 
     /// Begins a hook of `f`, an `extern "C"` function pointer. A stub of the dynamic linker stands
-    /// for the function that it leads to.
+    /// for the function that it leads to. May be called by a library's constructor, but not by a
+    /// callback of `dl_iterate_phdr`.
     ///
     /// # Errors
     /// [`Error::Tramp`]: no function, vector calling convention, taken by others and so on;

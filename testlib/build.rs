@@ -80,7 +80,11 @@ fn compile_throws() {
 /// A library that is opened by tests, bound as late as can be.
 fn link_on_load() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let mut command = compiler().opt_level(2).pic(true).get_compiler().to_command();
+    let mut command = compiler()
+        .opt_level(2)
+        .pic(true)
+        .get_compiler()
+        .to_command();
     command.args(["-shared", "-Wl,-z,lazy", "c/onload.c", "-o"]);
     let status = command.arg(out.join("onload.so")).status();
     let is_linked = status.as_ref().is_ok_and(std::process::ExitStatus::success);

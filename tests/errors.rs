@@ -12,8 +12,12 @@ mod common;
 mod flushes;
 #[path = "errors/limits.rs"]
 mod limits;
+#[path = "errors/others.rs"]
+mod others;
 #[path = "errors/sites.rs"]
 mod sites;
+#[path = "errors/words.rs"]
+mod words;
 
 use rvbpf::{Error, Runtime};
 

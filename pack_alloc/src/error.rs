@@ -27,14 +27,17 @@ pub enum PackError {
         max_bytes: usize,
     },
     /// A new pack is needed, but the limit is reached. Kernel: `-ENOSPC`.
-    #[error("the limit of {limit} packs is reached")]
+    #[error("the limit of {limit} packs is reached: allow more, or free code that is not needed")]
     LimitReached {
         /// The limit ([`Config::max_packs`](crate::Config::max_packs)).
         limit: usize,
     },
     /// There is no room, neither in a pack nor in the address space, that lies wholly in reach.
     /// Kernel: `-ERANGE`.
-    #[error("no room for code within {reach_bytes} bytes of {of}")]
+    #[error(
+        "no room for code within {reach_bytes} bytes of {of}: unmap something there, or ask before \
+         all of it is taken"
+    )]
     OutOfReach {
         /// The text to be near to.
         of: RxAddr,

@@ -30,3 +30,14 @@ long tl_unbound(void)
 {
 	return getppid();
 }
+
+__attribute__((noipa)) static long twice(long x)
+{
+	return 2 * x;
+}
+
+/* Makes a frame. */
+long tl_in_library(long x)
+{
+	return twice(x + 1) * 3;
+}

@@ -2,6 +2,8 @@
 //! children.
 #![allow(dead_code, reason = "each test file uses a part of this")]
 
+pub(crate) mod library;
+
 use std::ffi::{c_int, c_long, c_void};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -5,7 +5,7 @@ use std::{fs, ptr};
 
 use pack_alloc::{Config, Near, PackAlloc, PackError};
 use rvbpf::{Error, HugePolicy, MAX_LINKS, Runtime, RxAddr, TrampError};
-use testlib::functions::tl_add2;
+use testlib::functions::{plain, tl_add2, tl_plain};
 use text::TextError;
 use trampoline::{Attach, Prog, ProgKind, Trampolines, Traps};
 
@@ -224,15 +224,22 @@ fn everything_in_reach_is_taken() {
             );
         }
         let before = Before::new(&rt, &[ADD2 as *const ()]);
-        let error = refused(hook(&rt, ADD2).on_entry(|_| {}).attach());
-        assert_is!(
-            error,
-            Error::Tramp(
-                TrampError::Pack(PackError::OutOfReach { .. }) | TrampError::OutOfReach { .. }
-            )
-        );
+        let with_pad = refused(hook(&rt, ADD2).on_entry(|_| {}).attach());
+        let without = refused(hook(&rt, tl_plain[10]).on_entry(|_| {}).attach());
+        for error in [with_pad, without] {
+            assert!(
+                error.to_string().contains("unmap something there"),
+                "{error}"
+            );
+            assert_is!(
+                error,
+                Error::Tramp(
+                    TrampError::Pack(PackError::OutOfReach { .. }) | TrampError::OutOfReach { .. }
+                )
+            );
+        }
         before.assert_unchanged();
-        assert_eq!(tl_add2(1, 2), 3);
+        assert_eq!((tl_add2(1, 2), tl_plain[10](5)), (3, plain(10, 5)));
         // What has its memory goes on.
         assert_eq!(weigh_from(1), (650, 650));
         assert_eq!(far.stats().runs, 1);

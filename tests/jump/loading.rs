@@ -1,8 +1,6 @@
 //! Hooks that are made while another thread opens libraries whose constructors hook.
 
-use std::ffi::{CStr, CString, c_int, c_long, c_void};
-use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::ffi::{c_int, c_long};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -11,6 +9,7 @@ use rv64::Flow;
 use rvbpf::{FuncModel, Runtime};
 use testlib::functions::tl_add2;
 
+use crate::common::library::{Handle, Library};
 use crate::common::{ADD2, Stopper, assert_settled, code_at, hook, serial};
 
 static RUNTIME: OnceLock<Runtime> = OnceLock::new();
@@ -23,55 +22,6 @@ extern "C" fn hook_on_load() {
         assert_eq!(tl_add2(1, 2), 3);
         HOOKED_ON_LOAD.fetch_add(hooked.stats().runs, Ordering::Relaxed);
         hooked.detach().unwrap();
-    }
-}
-
-/// The library, in a file of its own.
-struct Library {
-    path: PathBuf,
-}
-
-impl Library {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("rvbpf-{}-{name}.so", std::process::id()));
-        std::fs::write(&path, testlib::ON_LOAD).unwrap();
-        Library { path }
-    }
-
-    fn open(&self) -> Handle {
-        let path = CString::new(self.path.as_os_str().as_bytes()).unwrap();
-        // SAFETY: 1. the constructor calls `hook_on_load`, or nothing.
-        let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_LAZY | libc::RTLD_LOCAL) };
-        assert!(!handle.is_null());
-        Handle(handle)
-    }
-
-    fn name(&self) -> &str {
-        self.path.file_name().unwrap().to_str().unwrap()
-    }
-}
-
-impl Drop for Library {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
-    }
-}
-
-struct Handle(*mut c_void);
-
-impl Handle {
-    fn symbol(&self, name: &CStr) -> *const () {
-        // SAFETY: 1. a live handle and a NUL-terminated name.
-        let found = unsafe { libc::dlsym(self.0, name.as_ptr()) };
-        assert!(!found.is_null());
-        found.cast()
-    }
-}
-
-impl Drop for Handle {
-    fn drop(&mut self) {
-        // SAFETY: 1. nothing of the library is in use.
-        unsafe { libc::dlclose(self.0) };
     }
 }
 
@@ -143,7 +93,10 @@ fn constructors_hook_while_names_and_stubs_are_resolved() {
     let ends_in_stub = handle.symbol(c"tl_unbound");
     // SAFETY: 1. it is a function of this type.
     let ends_in_stub: extern "C" fn() -> c_long = unsafe { std::mem::transmute(ends_in_stub) };
-    assert_eq!(ends_in_stub(), c_long::from(std::os::unix::process::parent_id() as i32));
+    assert_eq!(
+        ends_in_stub(),
+        c_long::from(std::os::unix::process::parent_id() as i32)
+    );
     assert_eq!(hooked.stats().runs, 1);
     hooked.detach().unwrap();
     assert_settled(&rt);

@@ -109,7 +109,7 @@ fn an_entry_that_is_a_loop_takes_nothing() {
         let before = code_at(case.f as *const ());
         let refused = hook(&rt, case.f).on_entry(|_| {}).allow_trap().attach();
         assert!(
-            matches!(refused, Err(Error::Tramp(TrampError::CannotMove { .. }))),
+            matches!(refused, Err(Error::Tramp(TrampError::CannotTrap { .. }))),
             "{refused:?}"
         );
         assert_eq!(code_at(case.f as *const ()), before);

@@ -162,7 +162,11 @@ pub enum TextError {
         found: [u8; 8],
     },
     /// The function has a pad, but somebody else has put something in it. Kernel: `-EBUSY`.
-    #[error("the entry pad at {site} is taken (found {})", Hex(found))]
+    #[error(
+        "the entry pad at {site} is taken (found {}), by a debugger's breakpoint or another \
+         runtime: take that away first, or hook through that runtime",
+        Hex(found)
+    )]
     PadTaken {
         /// Where the pad starts.
         site: RxAddr,
@@ -320,7 +324,11 @@ pub enum TextError {
     },
     /// Somebody else has put a hook, or a breakpoint, where a detour was to begin, or keeps one in
     /// what it would cover; or it is another detour, or an armed pad. Kernel: `-EBUSY`.
-    #[error("the code at {site} is hooked by others (found {})", Hex(found))]
+    #[error(
+        "the code at {site} is hooked already (found {}), by a debugger's breakpoint or another \
+         runtime: take that away first, or hook through that runtime",
+        Hex(found)
+    )]
     HookedByOthers {
         /// Where.
         site: RxAddr,

@@ -130,8 +130,8 @@ impl Trampolines {
     ///
     /// # Errors
     /// [`TrampError::TooManyProgs`], [`TrampError::ModelMismatch`], [`TrampError::Layout`],
-    /// [`TrampError::CannotMove`], [`TrampError::UnknownExtent`], [`TrampError::LeadsElsewhere`],
-    /// [`TrampError::UnboundStub`], [`TrampError::Text`] (no function, taken by others, out of reach, refused flush),
+    /// [`TrampError::CannotMove`], [`TrampError::CannotTrap`], [`TrampError::UnknownExtent`],
+    /// [`TrampError::LeadsElsewhere`], [`TrampError::UnboundStub`], [`TrampError::Text`] (no function, taken by others, out of reach, refused flush),
     /// [`TrampError::Pack`] (no room), [`TrampError::Reentered`]. Nothing has changed then.
     ///
     /// # Safety

@@ -171,6 +171,31 @@ const JAL_REACH_BYTES: u64 = (1 << 20) - 4096;
 /// Where the copy begins in a stub: behind the slot's words, on a boundary of literals.
 const COPY_OFF: u64 = 32;
 
+/// As far as is looked for what others have written over a function's entry.
+const LOOKED_AT_BYTES: usize = 16;
+
+/// What others have done to a function's first bytes. What they change behind those that are moved
+/// stays where it is, and works: a debugger's breakpoint.
+struct Others(Result<(), TextError>);
+
+impl Others {
+    fn at(entry: RxRange) -> Self {
+        Others(text::check_unchanged(entry))
+    }
+
+    /// Refuses if the first `covered_bytes` are theirs.
+    fn refuse_in(&self, covered_bytes: u8) -> Result<(), TrampError> {
+        match &self.0 {
+            Err(TextError::ChangedByOthers { off_bytes, .. })
+                if *off_bytes >= covered_bytes.into() =>
+            {
+                Ok(())
+            }
+            result => Ok(result.clone()?),
+        }
+    }
+}
+
 /// Makes stubs of functions that have no pad.
 #[derive(Debug)]
 pub(crate) struct Mover<'a> {
@@ -185,6 +210,7 @@ impl Mover<'_> {
         let len = func
             .len_bytes
             .ok_or(TrampError::UnknownExtent { func: at })?;
+        let others = Others::at(RxRange::new(at, len.min(LOOKED_AT_BYTES)));
         let bytes = text::original_text(RxRange::new(at, len))?;
         let jumps = jumps_of(func)?;
         let body = Body {
@@ -193,6 +219,7 @@ impl Mover<'_> {
             jumps: &jumps,
         };
         if let Ok(plan) = prologue::plan(&body, Reach::Near) {
+            others.refuse_in(plan.covered_bytes())?;
             match self.lay(at, DetourKind::Near, &plan, JAL_REACH_BYTES) {
                 Err(TrampError::Pack(
                     PackError::OutOfReach { .. } | PackError::LimitReached { .. },
@@ -200,9 +227,9 @@ impl Mover<'_> {
                 done => return done,
             }
         }
-        let cannot = |source| TrampError::CannotMove { func: at, source };
         let refusal = match prologue::plan(&body, Reach::Far) {
             Ok(plan) => {
+                others.refuse_in(plan.covered_bytes())?;
                 let kind = DetourKind::Far {
                     scratch: plan.scratch() as u8,
                 };
@@ -210,9 +237,15 @@ impl Mover<'_> {
             }
             Err(refusal) => refusal,
         };
+        // What stands against it may be theirs.
+        others.refuse_in(u8::MAX)?;
         match traps {
-            Traps::Refused => Err(cannot(refusal)),
+            Traps::Refused => Err(TrampError::CannotMove {
+                func: at,
+                source: refusal,
+            }),
             Traps::Allowed => {
+                let cannot = |source| TrampError::CannotTrap { func: at, source };
                 let plan = prologue::plan_trap(&body).map_err(cannot)?;
                 self.lay(at, DetourKind::Trap, &plan, REACH_BYTES)
             }

@@ -57,6 +57,17 @@ pub enum TrampError {
         /// Which instruction, and why.
         source: Refusal,
     },
+    /// The same where a trap is allowed: it does not fit either. Kernel: `-EINVAL`, of probes.
+    #[error(
+        "{func}: its first instructions make room neither for a jump nor for a trap: {source}; \
+         compile it with -fpatchable-function-entry=5"
+    )]
+    CannotTrap {
+        /// The function.
+        func: RxAddr,
+        /// Which instruction, and why.
+        source: Refusal,
+    },
     /// The function has no pad, and nothing says where it ends. Kernel: `-ENOENT`.
     #[error(
         "{func}: neither a symbol nor unwind tables say where this function ends; compile it \
@@ -81,7 +92,10 @@ pub enum TrampError {
         func: RxAddr,
     },
     /// No pack can be had within 2 GiB of the function. Kernel: `-ERANGE`.
-    #[error("{func}: there is no room for an image within 2 GiB of this function")]
+    #[error(
+        "{func}: there is no room for an image within 2 GiB of this function: unmap something \
+         there, or hook it before all of that is taken"
+    )]
     OutOfReach {
         /// The function.
         func: RxAddr,

@@ -61,12 +61,18 @@ fn what_is_changed_is_said_with_its_place() {
         else {
             panic!("nothing is said of +{at_bytes}");
         };
-        assert_eq!((at, off as u64, &*object), (copy.func, off_bytes, &*copy.path));
+        assert_eq!(
+            (at, off as u64, &*object),
+            (copy.func, off_bytes, &*copy.path)
+        );
         // The range ends where the function's first bytes do.
         let len = (16 - off).min(8);
         assert_eq!(said[..2], in_file[..2], "+{at_bytes}");
         assert_eq!(found[..2], read(half)[..2], "+{at_bytes}");
-        assert_eq!((&said[len..], &found[len..]), (&[0; 8][len..], &[0; 8][len..]));
+        assert_eq!(
+            (&said[len..], &found[len..]),
+            (&[0; 8][len..], &[0; 8][len..])
+        );
     }
     let error = check_unchanged(range).unwrap_err().to_string();
     assert!(error.contains("hooked by others: at +0"), "{error}");
