@@ -16,6 +16,7 @@ use crate::catalog::{At, Catalog, Entry, SymbolKind};
 use crate::dynamic::{self, Slot};
 use crate::error::TextError;
 use crate::loaded::Loaded;
+use crate::look::Look;
 use crate::names::c_string;
 use crate::proc_maps::ProcMaps;
 use crate::question::{Lookup, Question, Scopes};
@@ -77,34 +78,9 @@ impl Func {
     pub fn find(addr: RxAddr) -> Result<Self, TextError> {
         let mut at = addr;
         for _ in 0..MAX_STUBS {
-            match Self::look(at)? {
+            match Look::now()?.func(at)? {
                 Lookup::Known(func) => return Ok(func),
                 Lookup::Ask(question) => at = question.ask()?,
-            }
-        }
-        Err(too_many_stubs(addr))
-    }
-
-    /// The same, without asking the dynamic linker where a stub leads that is not bound yet: the
-    /// answer to that question is the next address to look at. For callers who hold a lock.
-    ///
-    /// # Errors
-    /// As [`Func::find`].
-    pub fn look(addr: RxAddr) -> Result<Lookup<Self>, TextError> {
-        state::watch_forks()?;
-        let mut at = addr;
-        for _ in 0..MAX_STUBS {
-            let loaded = Loaded::find(at);
-            let maps = ProcMaps::read()?;
-            check_executable(at, &maps)?;
-            let Some(loaded) = loaded else {
-                return Ok(Lookup::Known(Self::anonymous(at)));
-            };
-            let catalog = Catalog::of(&loaded)?;
-            match target_of(at, &catalog, &loaded, &maps)? {
-                Some(Lookup::Known(target)) => at = target,
-                Some(Lookup::Ask(question)) => return Ok(Lookup::Ask(question)),
-                None => return Self::at(at, &catalog).map(Lookup::Known),
             }
         }
         Err(too_many_stubs(addr))
@@ -169,18 +145,22 @@ impl Func {
     }
 }
 
-fn check_executable(addr: RxAddr, maps: &ProcMaps) -> Result<(), TextError> {
-    if !addr.is_aligned(2) {
-        return Err(TextError::Misaligned {
-            addr,
-            align_bytes: 2,
-        });
+/// What is at `addr`: see [`Look::func`].
+pub(crate) fn find_by(addr: RxAddr, maps: &ProcMaps) -> Result<Lookup<Func>, TextError> {
+    let mut at = addr;
+    for _ in 0..MAX_STUBS {
+        maps.check_executable(at)?;
+        let Some(loaded) = Loaded::find(at) else {
+            return Ok(Lookup::Known(Func::anonymous(at)));
+        };
+        let catalog = Catalog::of(&loaded)?;
+        match target_of(at, &catalog, &loaded, maps)? {
+            Some(Lookup::Known(target)) => at = target,
+            Some(Lookup::Ask(question)) => return Ok(Lookup::Ask(question)),
+            None => return Func::at(at, &catalog).map(Lookup::Known),
+        }
     }
-    let mapping = maps.find(addr).ok_or(TextError::Unmapped { addr })?;
-    match mapping.perms {
-        [b'r', _, b'x', _] => Ok(()),
-        _ => Err(TextError::NotExecutable { addr }),
-    }
+    Err(too_many_stubs(addr))
 }
 
 fn too_many_stubs(addr: RxAddr) -> TextError {

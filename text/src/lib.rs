@@ -19,6 +19,7 @@
 //! | `question` | what of that only the dynamic linker can say |
 //! | `catalog` | the functions of an object, from `eh_frame`, `dynamic` and its file |
 //! | `original` | text as it would be without all that |
+//! | `look` | [`Look`]: many questions of one moment |
 //! | `unchanged` | whether that is what the object's file has |
 //! | [`threads`] | where every thread is |
 //! | `flush` | the instruction cache, and what this machine needs |
@@ -42,6 +43,7 @@ mod fork;
 mod func;
 mod insn;
 mod loaded;
+mod look;
 mod map;
 mod names;
 mod object;
@@ -69,6 +71,7 @@ pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all};
 pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
 pub use func::{Convention, Func, FuncKind, find_symbol, look_symbol};
+pub use look::Look;
 pub use map::{Backing, CodeMap, Place};
 pub use original::original_text;
 pub use pad::{Pad, PadWords};

@@ -5,6 +5,7 @@
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
+use crate::look::Look;
 use crate::proc_maps::ProcMaps;
 use crate::state::{self, State};
 use crate::sys;
@@ -15,11 +16,14 @@ use crate::sys;
 /// # Errors
 /// [`TextError::Unmapped`], [`TextError::Map`].
 pub fn original_text(range: RxRange) -> Result<Vec<u8>, TextError> {
+    Look::now()?.original_text(range)
+}
+
+pub(crate) fn read_by(range: RxRange, maps: &ProcMaps) -> Result<Vec<u8>, TextError> {
     let mut bytes = vec![0; range.len_bytes];
     if bytes.is_empty() {
         return Ok(bytes);
     }
-    let maps = ProcMaps::read()?;
     if !maps.is_readable(range) {
         return Err(TextError::Unmapped { addr: range.start });
     }

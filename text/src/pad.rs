@@ -18,6 +18,7 @@
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
 use crate::insn::{self, C_NOP, NOP};
+use crate::look::Look;
 use crate::object::{self, Object};
 use crate::original;
 use crate::proc_maps::ProcMaps;
@@ -61,21 +62,17 @@ impl Pad {
     /// [`TextError::NotAPad`], [`TextError::PadTaken`], [`TextError::VariantCc`],
     /// [`TextError::ObjectFile`].
     pub fn find(func: RxAddr) -> Result<Self, TextError> {
-        if !func.is_aligned(2) {
-            return Err(TextError::Misaligned {
-                addr: func,
-                align_bytes: 2,
-            });
-        }
-        check_executable(func)?;
-        state::watch_forks()?;
-        let maps = ProcMaps::read()?;
+        Look::now()?.pad(func)
+    }
+
+    pub(crate) fn find_by(func: RxAddr, maps: &ProcMaps) -> Result<Self, TextError> {
+        maps.check_executable(func)?;
         match object::find(func)? {
-            Some((object, segment)) => Self::find_in(&object, segment, func, &maps),
+            Some((object, segment)) => Self::find_in(&object, segment, func, maps),
             None => Err(not_a_pad(&Code::read(
                 func,
-                mapped_after(func, &maps)?,
-                &maps,
+                mapped_after(func, maps)?,
+                maps,
             )?)),
         }
     }
@@ -162,17 +159,6 @@ fn not_a_pad(code: &Code) -> TextError {
     TextError::NotAPad {
         func: code.start,
         found: code.first_bytes(0),
-    }
-}
-
-/// `region` knows what one address is protected as.
-fn check_executable(addr: RxAddr) -> Result<(), TextError> {
-    let at = std::ptr::without_provenance::<u8>(addr.get() as usize);
-    let region = region::query(at).map_err(|_| TextError::Unmapped { addr })?;
-    if region.is_executable() && region.is_readable() {
-        Ok(())
-    } else {
-        Err(TextError::NotExecutable { addr })
     }
 }
 

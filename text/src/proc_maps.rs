@@ -116,6 +116,21 @@ impl ProcMaps {
             .filter(|m| m.range.contains(addr))
     }
 
+    /// That `addr` may be where code is: that it is even, and can be read and executed.
+    pub(crate) fn check_executable(&self, addr: RxAddr) -> Result<(), TextError> {
+        if !addr.is_aligned(2) {
+            return Err(TextError::Misaligned {
+                addr,
+                align_bytes: 2,
+            });
+        }
+        let mapping = self.find(addr).ok_or(TextError::Unmapped { addr })?;
+        match mapping.perms {
+            [b'r', _, b'x', _] => Ok(()),
+            _ => Err(TextError::NotExecutable { addr }),
+        }
+    }
+
     /// All of them, in order of address.
     #[must_use]
     pub fn all(&self) -> &[Mapping] {

@@ -2,13 +2,13 @@
 //!
 //! It answers under a lock of its own (`dlopen`, `dlsym`), under which constructors run, of
 //! libraries that another thread opens. Those may change text, and take whatever lock their
-//! caller holds around that. So who holds such a lock looks first ([`Func::look`],
+//! caller holds around that. So who holds such a lock looks first ([`Look::func`],
 //! [`look_symbol`]), gives the lock back, and then asks ([`Question::ask`]).
 //!
 //! Key types: [`Lookup`], [`Question`]. Neighbours: `func` and `names` find out what must be asked,
 //! `loaded` asks. Source: `dlsym(3)`; glibc `elf/dl-open.c`.
 //!
-//! [`Func::look`]: crate::Func::look
+//! [`Look::func`]: crate::Look::func
 //! [`look_symbol`]: crate::look_symbol
 
 use std::ffi::CString;

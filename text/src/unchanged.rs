@@ -18,10 +18,10 @@ use crate::cache;
 use crate::dynamic;
 use crate::error::TextError;
 use crate::loaded::Loaded;
+use crate::look::Look;
 use crate::object;
-use crate::original::original_text;
+use crate::original;
 use crate::proc_maps::ProcMaps;
-use crate::state;
 
 /// A file that has been compared with what is loaded.
 #[derive(Debug)]
@@ -47,14 +47,17 @@ struct Stamp {
 /// [`TextError::ChangedByOthers`] with the first place where it is not; [`TextError::Unmapped`],
 /// [`TextError::Map`].
 pub fn check_unchanged(range: RxRange) -> Result<(), TextError> {
-    state::watch_forks()?;
+    Look::now()?.check_unchanged(range)
+}
+
+pub(crate) fn check_by(range: RxRange, maps: &ProcMaps) -> Result<(), TextError> {
     let Some(loaded) = Loaded::find(range.start) else {
         return Ok(());
     };
-    let Some(in_file) = in_file(&loaded, range) else {
+    let Some(in_file) = in_file(&loaded, range, maps) else {
         return Ok(());
     };
-    let found = original_text(range)?;
+    let found = original::read_by(range, maps)?;
     match found.iter().zip(&in_file).position(|(a, b)| a != b) {
         None => Ok(()),
         Some(off) => {
@@ -72,10 +75,10 @@ pub fn check_unchanged(range: RxRange) -> Result<(), TextError> {
 }
 
 /// The bytes that the file has for `range`, if they are what was loaded.
-fn in_file(loaded: &Loaded, range: RxRange) -> Option<Vec<u8>> {
+fn in_file(loaded: &Loaded, range: RxRange, maps: &ProcMaps) -> Option<Vec<u8>> {
     let off = loaded.file_off(range)?;
     let file = File::open(&loaded.path).ok()?;
-    if !is_same(loaded, &file)? {
+    if !is_same(loaded, &file, maps)? {
         return None;
     }
     let mut bytes = vec![0; range.len_bytes];
@@ -84,7 +87,7 @@ fn in_file(loaded: &Loaded, range: RxRange) -> Option<Vec<u8>> {
 }
 
 /// Whether the file's text is what was loaded; compared once.
-fn is_same(loaded: &Loaded, file: &File) -> Option<bool> {
+fn is_same(loaded: &Loaded, file: &File, maps: &ProcMaps) -> Option<bool> {
     let meta = file.metadata().ok()?;
     let stamp = Stamp {
         dev: meta.dev(),
@@ -96,9 +99,8 @@ fn is_same(loaded: &Loaded, file: &File) -> Option<bool> {
     if let Some(known) = cache::lock().compared.iter().find(is_it) {
         return Some(known.is_same);
     }
-    let maps = ProcMaps::read().ok()?;
-    let is_same = !dynamic::has_text_relocations(loaded, &maps)
-        && object::with_headers(loaded, file, &maps, |_| Ok(())).is_ok();
+    let is_same = !dynamic::has_text_relocations(loaded, maps)
+        && object::with_headers(loaded, file, maps, |_| Ok(())).is_ok();
     let compared = &mut cache::lock().compared;
     compared.retain(|c| c.loaded.base != loaded.base);
     compared.push(Compared {

@@ -16,13 +16,14 @@
 //!
 //! Source: `bpf_trampoline_update` in the kernel's `kernel/bpf/trampoline.c`.
 
+use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pack_alloc::{Near, PackAlloc, PackBuf, PackCode};
 use rv64::Features;
 use symbols::{CodeInfo, Published, Symbol, Tools};
-use text::{Detour, Lookup, PadWords, RxAddr, RxRange, Switch, WordPatch};
+use text::{Detour, Look, Lookup, PadWords, RxAddr, RxRange, Switch, WordPatch};
 
 use crate::domain::{LinkId, State};
 use crate::entry::{self, Entry, Found, Mover, Stub, Traps};
@@ -61,10 +62,12 @@ pub(crate) struct Slot {
 /// Makes what sites need.
 #[derive(Debug)]
 pub(crate) struct Maker<'a> {
-    pub(crate) packs: &'a PackAlloc,
-    pub(crate) features: Features,
+    packs: &'a PackAlloc,
+    features: Features,
     /// Who is told of images.
-    pub(crate) tools: Tools,
+    tools: Tools,
+    /// At what is mapped, when a function is met that is not hooked yet.
+    look: OnceCell<Look>,
 }
 
 /// What a site shall become, in buffers.
@@ -101,7 +104,24 @@ struct ImageDraft {
     code: ImageCode,
 }
 
-impl Maker<'_> {
+impl<'a> Maker<'a> {
+    pub(crate) fn new(packs: &'a PackAlloc, features: Features, tools: Tools) -> Self {
+        Self {
+            packs,
+            features,
+            tools,
+            look: OnceCell::new(),
+        }
+    }
+
+    fn look(&self) -> Result<&Look, TrampError> {
+        if let Some(look) = self.look.get() {
+            return Ok(look);
+        }
+        let look = Look::now()?;
+        Ok(self.look.get_or_init(|| look))
+    }
+
     /// Makes what `func` needs for `links`, unpublished.
     pub(crate) fn draft(
         &self,
@@ -151,8 +171,9 @@ impl Maker<'_> {
         let mover = Mover {
             packs: self.packs,
             features: self.features,
+            look: self.look()?,
         };
-        match entry::find(func)? {
+        match entry::find(func, mover.look)? {
             Lookup::Ask(_) => Err(TrampError::UnboundStub { func }),
             Lookup::Known(Found::Pad(pad)) => Ok((Entry::Pad(pad), None)),
             Lookup::Known(Found::Func(found)) if found.entry == func => {

@@ -141,10 +141,7 @@ impl Trampolines {
     pub unsafe fn attach(&self, wanted: &[Attach]) -> Result<Vec<LinkId>, TrampError> {
         // Outlive the lock: see `pin`.
         let mut unpinned = Vec::new();
-        let pins: BTreeMap<_, _> = wanted
-            .iter()
-            .map(|a| (a.func, Arc::new(LibPin::of(a.func))))
-            .collect();
+        let pins = LibPin::of_all(wanted.iter().map(|a| a.func));
         let mut state = self.lock()?;
         let mut plan = Plan::new();
         let mut ids = Vec::new();
@@ -324,11 +321,7 @@ impl Trampolines {
 
     /// Brings the sites of `plan` to the links that it lists.
     fn apply(&self, state: &mut State, plan: Plan) -> Result<(), TrampError> {
-        let maker = Maker {
-            packs: &self.packs,
-            features: self.features,
-            tools: self.tools,
-        };
+        let maker = Maker::new(&self.packs, self.features, self.tools);
         let mut drafts = Vec::new();
         for (func, wanted) in plan {
             drafts.push(maker.draft(state.sites.get(&func), func, wanted)?);

@@ -26,7 +26,7 @@ use pack_alloc::{Near, PackAlloc, PackBuf, PackError};
 use parking_lot::lock_api::RawMutex as _;
 use rv64::{Asm, Features};
 use text::{
-    Detour, DetourKind, DetourState, ForkMutex, Func, Lookup, Pad, PadWords, RawForkMutex, RxAddr,
+    Detour, DetourKind, DetourState, ForkMutex, Func, Look, Lookup, PadWords, RawForkMutex, RxAddr,
     RxRange, TextError,
 };
 
@@ -138,7 +138,7 @@ impl Entry {
 /// # Errors
 /// [`TrampError::Text`]: it is no function, or one that cannot be hooked.
 pub fn resolve(addr: RxAddr) -> Result<Lookup<RxAddr>, TrampError> {
-    Ok(match find(addr)? {
+    Ok(match find(addr, &Look::now()?)? {
         Lookup::Known(Found::Pad(_)) => Lookup::Known(addr),
         Lookup::Known(Found::Func(func)) => Lookup::Known(func.entry),
         Lookup::Ask(question) => Lookup::Ask(question),
@@ -153,11 +153,11 @@ pub(crate) enum Found {
 }
 
 /// Looks at what is at `func`.
-pub(crate) fn find(func: RxAddr) -> Result<Lookup<Found>, TrampError> {
-    match Pad::find(func).and_then(|pad| pad.words()) {
+pub(crate) fn find(func: RxAddr, look: &Look) -> Result<Lookup<Found>, TrampError> {
+    match look.pad(func).and_then(|pad| pad.words()) {
         Ok(words) => Ok(Lookup::Known(Found::Pad(words))),
         Err(TextError::NotAPad { .. } | TextError::PadTooShort { .. }) => {
-            Ok(match Func::look(func)? {
+            Ok(match look.func(func)? {
                 Lookup::Known(func) => Lookup::Known(Found::Func(func)),
                 Lookup::Ask(question) => Lookup::Ask(question),
             })
@@ -179,8 +179,8 @@ const LOOKED_AT_BYTES: usize = 16;
 struct Others(Result<(), TextError>);
 
 impl Others {
-    fn at(entry: RxRange) -> Self {
-        Others(text::check_unchanged(entry))
+    fn at(entry: RxRange, look: &Look) -> Self {
+        Others(look.check_unchanged(entry))
     }
 
     /// Refuses if the first `covered_bytes` are theirs.
@@ -201,6 +201,7 @@ impl Others {
 pub(crate) struct Mover<'a> {
     pub(crate) packs: &'a PackAlloc,
     pub(crate) features: Features,
+    pub(crate) look: &'a Look,
 }
 
 impl Mover<'_> {
@@ -210,8 +211,8 @@ impl Mover<'_> {
         let len = func
             .len_bytes
             .ok_or(TrampError::UnknownExtent { func: at })?;
-        let others = Others::at(RxRange::new(at, len.min(LOOKED_AT_BYTES)));
-        let bytes = text::original_text(RxRange::new(at, len))?;
+        let others = Others::at(RxRange::new(at, len.min(LOOKED_AT_BYTES)), self.look);
+        let bytes = self.look.original_text(RxRange::new(at, len))?;
         let jumps = jumps_of(func)?;
         let body = Body {
             entry: at.get(),

@@ -7,9 +7,11 @@
 
 #![expect(unsafe_code, reason = "dladdr, dlopen, dlclose")]
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
 use std::mem::MaybeUninit;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use text::RxAddr;
 
@@ -25,16 +27,30 @@ unsafe impl Send for LibPin {}
 unsafe impl Sync for LibPin {}
 
 impl LibPin {
-    /// A reference to the library that holds `func`.
-    pub(crate) fn of(func: RxAddr) -> Self {
+    /// References to the libraries that hold `funcs`, one for all of a library's.
+    pub(crate) fn of_all(funcs: impl Iterator<Item = RxAddr>) -> BTreeMap<RxAddr, Arc<Self>> {
+        let mut pins: BTreeMap<*mut c_void, Arc<Self>> = BTreeMap::new();
+        let mut pin = |func: RxAddr| match Self::info(func) {
+            None => Arc::default(),
+            Some(info) => pins
+                .entry(info.dli_fbase)
+                .or_insert_with(|| Arc::new(Self::of(&info)))
+                .clone(),
+        };
+        funcs.map(|func| (func, pin(func))).collect()
+    }
+
+    /// What holds `func`.
+    fn info(func: RxAddr) -> Option<libc::Dl_info> {
         let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
         // SAFETY: 1. any address may be asked for. 2. `info` is writable.
         let found = unsafe { libc::dladdr(func.get() as *const c_void, info.as_mut_ptr()) };
         // SAFETY: 1. zero bytes are a valid `Dl_info`.
         let info = unsafe { info.assume_init() };
-        if found == 0 || info.dli_fname.is_null() {
-            return LibPin(None);
-        }
+        (found != 0 && !info.dli_fname.is_null()).then_some(info)
+    }
+
+    fn of(info: &libc::Dl_info) -> Self {
         let only_a_reference = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
         // SAFETY:
         // 1. `dli_fname` is the name of a loaded object; the caller keeps that loaded for now.
