@@ -20,13 +20,13 @@ use std::cell::OnceCell;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pack_alloc::{Near, PackAlloc, PackBuf, PackCode};
+use pack_alloc::{Near, PackAlloc, PackBuf, PackCode, PackError};
 use rv64::Features;
 use symbols::{CodeInfo, Published, Symbol, Tools};
 use text::{Detour, Look, Lookup, PadWords, RxAddr, RxRange, Switch, WordPatch};
 
 use crate::domain::{LinkId, State};
-use crate::entry::{self, Entry, Found, Mover, Stub, Traps};
+use crate::entry::{self, Entry, Found, JAL_REACH_BYTES, Mover, Stub, Traps};
 use crate::error::TrampError;
 use crate::image::{ImageCode, ImageSpec};
 use crate::life::{Exit, Image, Inflight, Retired, Runs, What};
@@ -205,7 +205,7 @@ impl<'a> Maker<'a> {
         // every chunk.
         let far = goal.entry.resume().get().wrapping_add(REACH_BYTES / 2) & !63;
         let longest = spec.generate(far)?;
-        let mut buf = self.packs.alloc(longest.bytes.len(), 64, near(goal))?;
+        let mut buf = self.room_for_image(goal, longest.bytes.len())?;
         let code = spec.generate(buf.rx().start.get())?;
         buf.rw()[..code.bytes.len()].copy_from_slice(&code.bytes);
         if code.back_bytes != 0 {
@@ -223,6 +223,22 @@ impl<'a> Maker<'a> {
             desc,
             code,
         })
+    }
+
+    /// Beside the stub of a function without a pad, whose jumps to the image and back are then one
+    /// word each; elsewhere if there is no room.
+    fn room_for_image(&self, goal: &Goal, len_bytes: usize) -> Result<PackBuf, TrampError> {
+        if let Some(moved) = goal.entry.moved() {
+            let beside = Near::Within {
+                of: moved.copy,
+                reach_bytes: JAL_REACH_BYTES,
+            };
+            match self.packs.alloc(len_bytes, 64, beside) {
+                Err(PackError::OutOfReach { .. } | PackError::LimitReached { .. }) => {}
+                done => return Ok(done?),
+            }
+        }
+        Ok(self.packs.alloc(len_bytes, 64, near(goal))?)
     }
 
     fn draft_slot(&self, goal: &Goal, image: RxAddr) -> Result<(PackBuf, SlotWords), TrampError> {

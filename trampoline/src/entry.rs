@@ -166,8 +166,8 @@ pub(crate) fn find(func: RxAddr, look: &Look) -> Result<Lookup<Found>, TrampErro
     }
 }
 
-/// What a `jal` reaches, less the length of a stub.
-const JAL_REACH_BYTES: u64 = (1 << 20) - 4096;
+/// What a `jal` reaches, less the length of a stub or of an image.
+pub(crate) const JAL_REACH_BYTES: u64 = (1 << 20) - 4096;
 /// Where the copy begins in a stub: behind the slot's words, on a boundary of literals.
 const COPY_OFF: u64 = 32;
 
