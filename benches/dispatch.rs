@@ -19,6 +19,9 @@
 )]
 
 #[cfg(target_arch = "riscv64")]
+mod common;
+
+#[cfg(target_arch = "riscv64")]
 fn main() -> std::process::ExitCode {
     riscv::main()
 }
@@ -32,21 +35,19 @@ fn main() {
 mod riscv {
     use std::arch::global_asm;
     use std::hint::black_box;
-    use std::path::PathBuf;
     use std::process::ExitCode;
-    use std::sync::Barrier;
+    use std::sync::{Arc, Barrier};
     use std::thread;
     use std::time::Instant;
 
+    use arc_swap::ArcSwap;
     use parking_lot::RwLock;
-    use perf_event::events::Hardware;
-    use perf_event::{Builder, Counter};
+    use perf_event::Counter;
     use rvbpf::bpf::{BpfReg, Env, ProgramBuilder};
     use rvbpf::struct_ops::{Link, StructOps as _, Table};
     use rvbpf::{Dispatcher, Runtime, StructOps};
-    use serde::Serialize;
 
-    type Error = Box<dyn std::error::Error>;
+    use crate::common::{self, Error, Goal, Row, Whose, counter};
 
     const CALLS: u64 = 100;
     const STRETCHES: usize = 200;
@@ -176,53 +177,21 @@ mod riscv {
         }
     }
 
-    /// One number, and what it is compared with.
-    #[derive(Serialize)]
-    struct Row {
-        row: String,
-        value: f64,
-        unit: &'static str,
-        peer: Option<&'static str>,
-        peer_value: Option<f64>,
-        #[serde(skip)]
-        target: Option<f64>,
-    }
-
     pub(crate) fn main() -> ExitCode {
         let rows = match std::env::var("RVBPF_MEASURE").as_deref() {
             Ok("time") => time(),
             _ => instructions(),
         };
-        match rows.and_then(finish) {
-            Ok(code) => code,
-            Err(error) => {
-                eprintln!("bench dispatch: {error}");
-                ExitCode::FAILURE
-            }
-        }
+        common::exit("dispatch", rows.and_then(finish))
     }
 
     fn finish(rows: Vec<Row>) -> Result<ExitCode, Error> {
         println!("{:36}{:>10}{:>9}  unit", "", "value", "target");
-        for r in &rows {
-            let target = r.target.map_or_else(|| "-".into(), |t| format!("{t}"));
-            println!("{:36}{:>10.2}{target:>9}  {}", r.row, r.value, r.unit);
+        for row in &rows {
+            let [target, _] = row.cells();
+            println!("{:36}{:>10.2}{target:>9}  {}", row.row, row.value, row.unit);
         }
-        let out =
-            std::env::var_os("RVBPF_OUT").map_or_else(|| "target/bench".into(), PathBuf::from);
-        std::fs::create_dir_all(&out)?;
-        std::fs::write(out.join("dispatch.json"), serde_json::to_vec_pretty(&rows)?)?;
-        let missed = rows
-            .iter()
-            .filter(|r| r.target.is_some_and(|t| r.value > t));
-        let missed: Vec<_> = missed.collect();
-        for row in &missed {
-            eprintln!("{}: {} misses its target", row.row, row.value);
-        }
-        Ok(match missed.is_empty() {
-            true => ExitCode::SUCCESS,
-            false => ExitCode::FAILURE,
-        })
+        common::finish("dispatch", &rows)
     }
 
     /// Everything that is called.
@@ -233,6 +202,9 @@ mod riscv {
         _direct: Box<Ops>,
         boxed: Box<dyn Adder>,
         locked: RwLock<Box<dyn Adder>>,
+        swapped: ArcSwap<Box<dyn Adder>>,
+        /// What it is led to in turn.
+        adders: [Arc<Box<dyn Adder>>; 2],
         /// It knows `EIGHT`.
         known: Dispatcher<Binary>,
         /// It knows `OTHERS`.
@@ -303,7 +275,7 @@ mod riscv {
         }
     }
 
-    const SUBJECTS: [Subject; 12] = [
+    const SUBJECTS: [Subject; 13] = [
         subject(
             "struct_ops_rust_added",
             |s, n| table(s.at[RUST], n),
@@ -354,6 +326,12 @@ mod riscv {
         subject(
             "rwlock_dyn_added",
             |s, n| in_rust(n, |a, b| s.locked.read().add(a, b)),
+            BY_RUST,
+            None,
+        ),
+        subject(
+            "arc_swap_dyn_added",
+            |s, n| in_rust(n, |a, b| s.swapped.load().add(a, b)),
             BY_RUST,
             None,
         ),
@@ -425,45 +403,26 @@ mod riscv {
                 _direct: direct,
                 boxed: Box::new(Plain),
                 locked: RwLock::new(Box::new(Plain)),
+                swapped: ArcSwap::from_pointee(Box::new(Plain)),
+                adders: [Arc::new(Box::new(Plain)), Arc::new(Box::new(Plain))],
                 tables,
             })
         }
     }
 
-    /// Instructions of this thread, in user space.
-    fn counter() -> Result<Counter, Error> {
-        let open = Builder::new(Hardware::INSTRUCTIONS)
-            .exclude_kernel(true)
-            .exclude_hv(true)
-            .build();
-        Ok(open.map_err(|e| format!("instructions cannot be counted here: perf_event_open: {e}"))?)
-    }
-
-    fn count(counter: &mut Counter, s: &Subjects, run: Loop, calls: u64) -> Result<u64, Error> {
-        counter.reset()?;
-        counter.enable()?;
-        run(s, calls);
-        counter.disable()?;
-        Ok(counter.read()?)
-    }
-
     fn least(counter: &mut Counter, s: &Subjects, run: Loop) -> Result<u64, Error> {
-        let mut least = u64::MAX;
-        for _ in 0..STRETCHES {
-            least = least.min(count(counter, s, run, CALLS)?);
-        }
-        Ok(least)
+        common::least(counter, STRETCHES, || run(s, CALLS))
     }
 
     /// Instructions per call while four threads call, the mean.
     fn mean_of_threads(s: &Subjects, run: Loop) -> Result<f64, Error> {
         let (calls, all) = (CALLS * STRETCHES as u64, Barrier::new(THREADS));
         let one = || {
-            let mut counter = counter().map_err(|e| e.to_string())?;
+            let mut counter = counter(Whose::User).map_err(|e| e.to_string())?;
             // The first call makes the thread known, once.
             run(s, 1);
             all.wait();
-            count(&mut counter, s, run, calls).map_err(|e| e.to_string())
+            common::count(&mut counter, || run(s, calls)).map_err(|e| e.to_string())
         };
         let sum = thread::scope(|scope| {
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(one)).collect();
@@ -475,54 +434,55 @@ mod riscv {
         Ok(sum as f64 / (calls * THREADS as u64) as f64)
     }
 
-    fn row(row: String, value: f64, unit: &'static str, target: Option<f64>) -> Row {
-        Row {
-            row,
-            value,
-            unit,
-            peer: None,
-            peer_value: None,
-            target,
-        }
-    }
-
     fn instructions() -> Result<Vec<Row>, Error> {
         let s = Subjects::new()?;
-        let mut counter = counter()?;
+        let mut counter = counter(Whose::User)?;
         let mut rows = Vec::new();
         for subject in &SUBJECTS {
             let base = least(&mut counter, &s, subject.base)?;
             let with = least(&mut counter, &s, subject.run)?;
             let added = (with as f64 - base as f64) / CALLS as f64;
-            rows.push(row(
-                subject.name.into(),
-                added,
-                "insns/call",
-                subject.target,
-            ));
+            let target = subject.target.map(Goal::AtMost);
+            rows.push(Row::new(subject.name, added, "insns/call").wants(target));
         }
         for subject in &SUBJECTS {
             let added = mean_of_threads(&s, subject.run)? - mean_of_threads(&s, subject.base)?;
-            rows.push(row(
-                format!("{}_4t", subject.name),
-                added,
-                "insns/call",
-                None,
-            ));
+            let name = format!("{}_4t", subject.name);
+            rows.push(Row::new(name, added, "insns/call"));
         }
-        let swap = |s: &Subjects, n: u64| swap(s, n as u32).map_or((), drop);
-        let swaps = (0..20).map(|_| count(&mut counter, &s, swap, CALLS));
-        let swaps = swaps.collect::<Result<Vec<_>, _>>()?;
-        let each = swaps.into_iter().min().unwrap_or_default() as f64 / CALLS as f64;
-        rows.push(row("swap".into(), each, "insns/swap", None));
+        let mut swaps = |swap: Swaps| -> Result<f64, Error> {
+            let mut done = Ok(());
+            let each = common::least(&mut counter, 20, || {
+                if done.is_ok() {
+                    done = swap(&s, CALLS as u32);
+                }
+            })?;
+            done?;
+            Ok(each as f64 / CALLS as f64)
+        };
+        let row = Row::new("swap", swaps(swap)?, "insns/swap");
+        rows.push(row.beside("arc-swap", swaps(swap_arc)?));
         Ok(rows)
     }
+
+    /// Swaps as often as it is told.
+    type Swaps = fn(&Subjects, u32) -> Result<(), Error>;
 
     /// Swaps to and fro, and ends where it began.
     fn swap(s: &Subjects, swaps: u32) -> Result<(), Error> {
         for _ in 0..swaps / 2 {
             s.links[RUST].update(&s.tables[DIRECT])?;
             s.links[RUST].update(&s.tables[RUST])?;
+        }
+        Ok(())
+    }
+
+    /// The same with [`ArcSwap`], of one pointer.
+    fn swap_arc(s: &Subjects, swaps: u32) -> Result<(), Error> {
+        for _ in 0..swaps / 2 {
+            for adder in &s.adders {
+                s.swapped.store(adder.clone());
+            }
         }
         Ok(())
     }
@@ -542,15 +502,16 @@ mod riscv {
         for (name, run) in bases.into_iter().chain(subjects) {
             for threads in [1, THREADS] {
                 let each = nanos(&s, run, threads);
-                rows.push(row(format!("{name}_{threads}t_ns"), each, "ns/call", None));
+                rows.push(Row::new(format!("{name}_{threads}t_ns"), each, "ns/call"));
             }
         }
-        let swaps = || -> Result<f64, Error> {
+        let swaps = |swap: Swaps| -> Result<f64, Error> {
             let start = Instant::now();
             swap(&s, SWAPS)?;
             Ok(start.elapsed().as_nanos() as f64 / f64::from(SWAPS))
         };
-        rows.push(row("swap_ns".into(), swaps()?, "ns/swap", None));
+        let row = Row::new("swap_ns", swaps(swap)?, "ns/swap");
+        rows.push(row.beside("arc-swap", swaps(swap_arc)?));
         Add::update(add)?;
         let start = Instant::now();
         for _ in 0..10 {
@@ -558,7 +519,7 @@ mod riscv {
             Add::update(add)?;
         }
         let each = start.elapsed().as_nanos() as f64 / 20.0;
-        rows.push(row("static_call_update_ns".into(), each, "ns/swap", None));
+        rows.push(Row::new("static_call_update_ns", each, "ns/swap"));
         Ok(rows)
     }
 

@@ -4,23 +4,22 @@
 //! does and still never has writable and executable memory: `mmap` read-write, write, `mprotect`
 //! read-execute, flush, `munmap`.
 //!
-//! Prints a table and writes `pack.json` (an array of [`Row`]) into the folder that `RVBPF_OUT`
-//! names, or into `target/bench`. `RVBPF_MEASURE` chooses `insns` (counted by perf, worth
+//! Prints a table and writes `pack.json`. `RVBPF_MEASURE` chooses `insns` (counted by perf, worth
 //! something where the machine counts real instructions) or `time`; both without it.
 #![expect(unsafe_code, reason = "the peer maps and unmaps executable memory")]
 
+mod common;
+
 use std::ffi::c_int;
 use std::hint::black_box;
-use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Instant;
 
 use pack_alloc::{CHUNK_BYTES, Config, HugePolicy, Near, PackAlloc, PackStats};
-use perf_event::events::Hardware;
-use perf_event::{Builder, Counter};
-use serde::Serialize;
+use perf_event::Counter;
 use text::{FlushScope, RxAddr, RxRange, flush_icache};
 
-type Error = Box<dyn std::error::Error>;
+use crate::common::{Error, Row, Whose, counter};
 
 const PROG_BYTES: usize = 300;
 const PAGE_BYTES: usize = 4096;
@@ -31,40 +30,20 @@ const NR_BATCH: usize = 100;
 /// Programs that live at once where memory is looked at.
 const NR_MANY: usize = 4096;
 
-/// One number, and what it is compared with.
-#[derive(Serialize)]
-struct Row {
-    row: &'static str,
-    value: f64,
-    unit: &'static str,
-    peer: Option<&'static str>,
-    peer_value: Option<f64>,
-}
-
 const PEER: &str = "one mmap and mprotect per program";
 
-impl Row {
-    fn against_peer(row: &'static str, value: f64, unit: &'static str, peer_value: f64) -> Self {
-        Self {
-            row,
-            value,
-            unit,
-            peer: Some(PEER),
-            peer_value: Some(peer_value),
-        }
-    }
+fn main() -> ExitCode {
+    common::exit("pack", run())
 }
 
-fn main() -> Result<(), Error> {
+fn run() -> Result<ExitCode, Error> {
     let measure = std::env::var("RVBPF_MEASURE").unwrap_or_default();
     let mut rows = Vec::new();
     if matches!(measure.as_str(), "" | "insns") {
         match Counters::open() {
             Ok(mut counters) => count_insns(&mut counters, &mut rows)?,
-            Err(error) if measure.is_empty() => {
-                println!("instructions are not counted here (perf_event_open: {error})");
-            }
-            Err(error) => return Err(format!("cannot count instructions: {error}").into()),
+            Err(error) if measure.is_empty() => println!("{error}"),
+            Err(error) => return Err(error),
         }
     }
     if matches!(measure.as_str(), "" | "time") {
@@ -75,10 +54,7 @@ fn main() -> Result<(), Error> {
         return Err(format!("RVBPF_MEASURE is {measure}: it can be insns or time").into());
     }
     print(&rows);
-    let out = std::env::var_os("RVBPF_OUT").map_or_else(|| "target/bench".into(), PathBuf::from);
-    std::fs::create_dir_all(&out)?;
-    std::fs::write(out.join("pack.json"), serde_json::to_vec_pretty(&rows)?)?;
-    Ok(())
+    common::finish("pack", &rows)
 }
 
 fn print(rows: &[Row]) {
@@ -116,7 +92,7 @@ impl Packs {
     }
 
     fn near(&self) -> Near {
-        let of = RxAddr::new(main as fn() -> Result<(), Error> as usize as u64);
+        let of = RxAddr::new(main as fn() -> ExitCode as usize as u64);
         Near::Within {
             of,
             reach_bytes: (2 << 30) - 4096,
@@ -194,15 +170,11 @@ struct Counters {
 }
 
 impl Counters {
-    fn open() -> std::io::Result<Self> {
-        let user = Builder::new(Hardware::INSTRUCTIONS)
-            .exclude_kernel(true)
-            .build()?;
-        let all = Builder::new(Hardware::INSTRUCTIONS)
-            .include_kernel()
-            .build()
-            .ok();
-        Ok(Self { user, all })
+    fn open() -> Result<Self, Error> {
+        Ok(Self {
+            user: counter(Whose::User)?,
+            all: counter(Whose::All).ok(),
+        })
     }
 
     /// The least that `work` took in many rounds: user instructions, and all.
@@ -218,21 +190,19 @@ impl Counters {
 }
 
 fn least_of(counter: &mut Counter, work: impl Fn() -> Result<(), Error>) -> Result<u64, Error> {
-    // Enabling and reading cost instructions of their own.
-    let mut count = |work: &dyn Fn() -> Result<(), Error>| -> Result<u64, Error> {
-        let mut least = u64::MAX;
-        for _ in 0..NR_ROUNDS {
-            counter.reset()?;
-            counter.enable()?;
-            work()?;
-            counter.disable()?;
-            least = least.min(counter.read()?);
-        }
-        Ok(least)
+    let mut least_with = |work: &dyn Fn() -> Result<(), Error>| -> Result<u64, Error> {
+        let mut done = Ok(());
+        let least = common::least(counter, NR_ROUNDS, || {
+            if done.is_ok() {
+                done = work();
+            }
+        })?;
+        done.map(|()| least)
     };
     work()?;
-    let nothing = count(&|| Ok(()))?;
-    Ok(count(&work)?.saturating_sub(nothing))
+    // Enabling and reading cost instructions of their own.
+    let nothing = least_with(&|| Ok(()))?;
+    Ok(least_with(&work)?.saturating_sub(nothing))
 }
 
 fn count_insns(counters: &mut Counters, rows: &mut Vec<Row>) -> Result<(), Error> {
@@ -243,7 +213,7 @@ fn count_insns(counters: &mut Counters, rows: &mut Vec<Row>) -> Result<(), Error
     let batch = counters.least(|| packs.lives(NR_BATCH))?;
     let per_prog = |insns: u64| insns as f64 / NR_BATCH as f64;
     let mut row = |row, value, unit, peer: u64| {
-        rows.push(Row::against_peer(row, value, unit, peer as f64));
+        rows.push(Row::new(row, value, unit).beside(PEER, peer as f64));
     };
     row("life_insns_user", one.0 as f64, "instructions", peer.0);
     row(
@@ -283,8 +253,8 @@ fn take_time(rows: &mut Vec<Row>) -> Result<(), Error> {
     let peer = median_ns(|| peer_life(&packs.prog))?;
     let one = median_ns(|| packs.lives(1))?;
     let batch = median_ns(|| packs.lives(NR_BATCH))? / NR_BATCH as f64;
-    rows.push(Row::against_peer("life_time", one, "ns", peer));
-    rows.push(Row::against_peer("life_in_batch_time", batch, "ns", peer));
+    rows.push(Row::new("life_time", one, "ns").beside(PEER, peer));
+    rows.push(Row::new("life_in_batch_time", batch, "ns").beside(PEER, peer));
     drop(stays);
     Ok(())
 }
@@ -310,7 +280,7 @@ fn look_at_memory(rows: &mut Vec<Row>) -> Result<(), Error> {
         true => stats.nr_packs,
         false => pages.len(),
     };
-    let mut row = |row, value, unit, peer| rows.push(Row::against_peer(row, value, unit, peer));
+    let mut row = |row, value, unit, peer| rows.push(Row::new(row, value, unit).beside(PEER, peer));
     let peer_bytes = PAGE_BYTES as f64;
     row(
         "bytes_per_prog",

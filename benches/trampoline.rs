@@ -9,14 +9,16 @@
 //! Counts mean something only where the machine counts: on a board, or in a VM with one hart under
 //! `-icount`, as `cargo xtask bench trampoline` starts it.
 //!
-//! Prints a table and writes `trampoline.json` (an array of [`Row`]) into the folder that
-//! `RVBPF_OUT` names, or into `target/bench`. Fails when a target is missed. Source of the targets
+//! Prints a table, writes `trampoline.json`, fails when a target is missed. Source of the targets
 //! and of the kernel's numbers: DESIGN of this project; the kernel's were counted on Linux 7.2 with
 //! an empty BPF program on a function of one argument.
 #![cfg_attr(
     target_arch = "riscv64",
     expect(unsafe_code, reason = "raw programs, assembly")
 )]
+
+#[cfg(target_arch = "riscv64")]
+mod common;
 
 #[cfg(target_arch = "riscv64")]
 fn main() -> std::process::ExitCode {
@@ -32,17 +34,15 @@ fn main() {
 mod riscv {
     use std::arch::global_asm;
     use std::ffi::{c_int, c_long};
-    use std::path::PathBuf;
     use std::process::ExitCode;
     use std::time::Duration;
 
-    use perf_event::events::Hardware;
-    use perf_event::{Builder, Counter};
+    use perf_event::Counter;
     use rvbpf::{FuncModel, Hook, HookBuilder, HookFn, Needs, RawProg, Runtime, RxAddr};
-    use serde::Serialize;
     use testlib::functions::{tl_add2, tl_weigh12};
 
-    type Error = Box<dyn std::error::Error>;
+    use crate::common::{self, Error, Goal, Row, Whose};
+
     type Add2 = extern "C" fn(c_int, c_int) -> c_int;
     type L = c_long;
     type Weigh12 = extern "C" fn(L, L, L, L, L, L, L, L, L, L, L, L) -> L;
@@ -103,18 +103,6 @@ mod riscv {
         fn bench_loop(f: *const (), calls: u64) -> c_long;
     }
 
-    /// One number, and what it is compared with.
-    #[derive(Serialize)]
-    struct Row {
-        row: String,
-        value: f64,
-        unit: &'static str,
-        peer: Option<&'static str>,
-        peer_value: Option<f64>,
-        #[serde(skip)]
-        target: Option<f64>,
-    }
-
     /// A mix of programs whose cost the kernel's is known of.
     struct Mix {
         name: &'static str,
@@ -159,13 +147,7 @@ mod riscv {
     ];
 
     pub(crate) fn main() -> ExitCode {
-        match run() {
-            Ok(code) => code,
-            Err(error) => {
-                eprintln!("bench trampoline: {error}");
-                ExitCode::FAILURE
-            }
-        }
+        common::exit("trampoline", run())
     }
 
     fn run() -> Result<ExitCode, Error> {
@@ -174,30 +156,8 @@ mod riscv {
             bench.mix(mix)?;
         }
         bench.for_information()?;
-        let rows = bench.rows;
-        print(&rows);
-        let out =
-            std::env::var_os("RVBPF_OUT").map_or_else(|| "target/bench".into(), PathBuf::from);
-        std::fs::create_dir_all(&out)?;
-        std::fs::write(
-            out.join("trampoline.json"),
-            serde_json::to_vec_pretty(&rows)?,
-        )?;
-        let missed: Vec<&Row> = rows
-            .iter()
-            .filter(|r| r.target.is_some_and(|t| r.value > t))
-            .collect();
-        for row in &missed {
-            eprintln!(
-                "{} costs {} instructions, more than its target",
-                row.row, row.value
-            );
-        }
-        Ok(if missed.is_empty() {
-            ExitCode::SUCCESS
-        } else {
-            ExitCode::FAILURE
-        })
+        print(&bench.rows);
+        common::finish("trampoline", &bench.rows)
     }
 
     fn print(rows: &[Row]) {
@@ -206,15 +166,9 @@ mod riscv {
 executes the nops of its pad); programs are empty: li a0, 0; ret"
         );
         println!("{:34}{:>9}{:>9}{:>9}", "", "added", "target", "kernel");
-        let cell = |value: Option<f64>| value.map_or_else(|| "-".into(), |v| format!("{v}"));
-        for r in rows {
-            println!(
-                "{:34}{:>9}{:>9}{:>9}",
-                r.row,
-                r.value,
-                cell(r.target),
-                cell(r.peer_value)
-            );
+        for row in rows {
+            let [target, kernel] = row.cells();
+            println!("{:34}{:>9}{target:>9}{kernel:>9}", row.row, row.value);
         }
     }
 
@@ -232,16 +186,9 @@ executes the nops of its pad); programs are empty: li a0, 0; ret"
 
     impl Bench {
         fn new() -> Result<Self, Error> {
-            let open = Builder::new(Hardware::INSTRUCTIONS)
-                .exclude_kernel(true)
-                .exclude_hv(true)
-                .build();
-            let counter = open.map_err(|e| {
-                format!("instructions cannot be counted here: perf_event_open: {e}")
-            })?;
             let mut bench = Bench {
                 rt: Runtime::new()?,
-                counter,
+                counter: common::counter(Whose::User)?,
                 add2: 0,
                 weigh12: 0,
                 rows: Vec::new(),
@@ -268,16 +215,10 @@ counting; {} bytes of pad at {}",
 
         /// The instructions of one stretch of calls, the least of many.
         fn least(&mut self, f: *const ()) -> Result<u64, Error> {
-            let mut least = u64::MAX;
-            for _ in 0..STRETCHES {
-                self.counter.reset()?;
-                self.counter.enable()?;
+            common::least(&mut self.counter, STRETCHES, || {
                 // SAFETY: 1. `f` looks at no argument but the first twelve `long`s, which it is given.
                 unsafe { bench_loop(f, CALLS) };
-                self.counter.disable()?;
-                least = least.min(self.counter.read()?);
-            }
-            Ok(least)
+            })
         }
 
         /// Instructions that each call of `f` takes more than `base` says.
@@ -300,14 +241,9 @@ counting; {} bytes of pad at {}",
 
         fn mix(&mut self, mix: &Mix) -> Result<(), Error> {
             let value = self.raw(tl_add2 as Add2, self.add2, (mix.progs)())?;
-            self.rows.push(Row {
-                row: mix.name.into(),
-                value,
-                unit: "insns/call",
-                peer: Some("kernel"),
-                peer_value: Some(mix.kernel),
-                target: Some(mix.target),
-            });
+            let row = Row::new(mix.name, value, "insns/call");
+            let row = row.beside("kernel", mix.kernel);
+            self.rows.push(row.wants(Goal::AtMost(mix.target)));
             // The kernel's RV64 trampoline has no stack arguments: no peer.
             let value = self.raw(tl_weigh12 as Weigh12, self.weigh12, (mix.progs)())?;
             self.row(format!("{}_8_4", mix.name), value);
@@ -315,14 +251,7 @@ counting; {} bytes of pad at {}",
         }
 
         fn row(&mut self, row: String, value: f64) {
-            self.rows.push(Row {
-                row,
-                value,
-                unit: "insns/call",
-                peer: None,
-                peer_value: None,
-                target: None,
-            });
+            self.rows.push(Row::new(row, value, "insns/call"));
         }
 
         fn raw<F: HookFn>(&mut self, f: F, base: u64, progs: Vec<RawProg>) -> Result<f64, Error> {
