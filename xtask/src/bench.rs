@@ -83,8 +83,8 @@ pub(crate) const BENCHES: [Bench; 6] = [
     },
     Bench {
         name: "any",
-        about: "which functions of libraries that everybody has can be hooked by a jump",
-        measures: &[Measure::Code],
+        about: "functions as they are: which can be hooked by a jump, and what a call costs then",
+        measures: &[Measure::Insns, Measure::Code],
         material: None,
         peers: None,
     },
