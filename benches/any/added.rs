@@ -15,8 +15,8 @@
 //! other, so loop, function and counting cancel, and what remains is divided by the calls.
 //!
 //! *What is counted.* Instructions of this thread in user space and in the kernel, whose share is
-//! most of what a trap costs; a jump never gets there. Firmware (M mode) is in neither: it does not
-//! see breakpoints. Under QEMU's `-icount` counts are exact but for timer ticks, which the least
+//! most of what a trap costs; a jump never gets there. Firmware (M mode) has none: breakpoints are
+//! delegated past it. Under QEMU's `-icount` counts are exact but for timer ticks, which the least
 //! leaves out. An unhooked function with a pad executes its nops, a hooked one does not: that is to
 //! the pad's credit, as in `benches/trampoline.rs`.
 //!
