@@ -235,6 +235,9 @@ unsafe extern "C" fn after_in_child() {
         entry.release_after_fork();
     }
     detour::after_fork();
+    if state.fork.shared.is_none() {
+        detour::open_in_child(state);
+    }
     unlock();
 }
 

@@ -21,7 +21,14 @@ pub(crate) const EBREAK: u32 = 0x0010_0073;
 /// `c.j .+8`: jumps over the word it starts and the word after it.
 const C_J_8: u32 = 0xa021;
 /// `c.j .`: jumps to itself.
-const C_J_0: u32 = 0xa001;
+pub(crate) const C_J_0: u16 = 0xa001;
+/// `ecall`.
+pub(crate) const ECALL: u32 = 0x0000_0073;
+/// `li a7, SYS_rt_sigprocmask`.
+pub(crate) const LI_A7_SIGPROCMASK: u32 = 135 << 20 | 17 << 7 | 0x13;
+/// `li a0, 0`, of two bytes and of four.
+pub(crate) const C_LI_A0_0: u32 = 0x4501;
+pub(crate) const LI_A0_0: u32 = 10 << 7 | 0x13;
 
 /// `t0`, the alternate link register: a call's.
 const T0: u32 = 5;
@@ -103,6 +110,19 @@ pub(crate) const fn is_breakpoint(first_half: u16, second_half: u16) -> bool {
     first_half == C_EBREAK || (second_half as u32) << 16 | first_half as u32 == EBREAK
 }
 
+/// Whether an instruction, of two bytes or four, is a jump or a branch.
+pub(crate) const fn is_transfer(word: u32) -> bool {
+    match (word & 3, word >> 13 & 7) {
+        // jal, jalr, branches
+        (3, _) => matches!(word & 0x7f, 0x6f | 0x67 | 0x63),
+        // c.j, c.beqz, c.bnez
+        (1, 5..=7) => true,
+        // c.jr, c.jalr, and c.ebreak: no second register
+        (2, 4) => word & 0x7c == 0,
+        _ => false,
+    }
+}
+
 /// Whether the word is the first of a pair.
 pub(crate) const fn is_pair_auipc(word: u32) -> bool {
     word & 0xfff == (T0 << 7) | 0x17 || word & 0xfff == (T1 << 7) | 0x17
@@ -133,7 +153,7 @@ pub(crate) const fn close(hi_word: u32) -> u32 {
 
 /// The word with a lower half on which a hart stays, without looking at the upper one.
 pub(crate) const fn wait(word: u32) -> u32 {
-    (word & 0xffff_0000) | C_J_0
+    (word & 0xffff_0000) | C_J_0 as u32
 }
 
 #[cfg(test)]
@@ -159,6 +179,8 @@ mod tests {
         }
         assert_eq!(C_J_8, 0xa021, "c.j .+8");
         assert_eq!(wait(0x8002_82e7), 0x8002_a001, "c.j .");
+        assert_eq!(LI_A7_SIGPROCMASK, 0x0870_0893, "li a7, 135");
+        assert_eq!(LI_A0_0, 0x0000_0513, "li a0, 0");
     }
 
     /// Words from GNU as 2.44.
@@ -185,6 +207,29 @@ mod tests {
         // auipc t3, 0x12345; jr 0x678(t3)
         assert_eq!(jump_far(at, to, 28), Some([0x1234_5e17, 0x678e_0067]));
         assert_eq!(jump_far(at, RxAddr::new(1 << 40), 28), None);
+    }
+
+    /// Words from GNU as 2.44.
+    #[test]
+    fn transfers_are_known() {
+        for (asm, word, want) in [
+            ("jal zero, .+8", J_8, true),
+            ("jalr zero, 0(t0)", 0x0002_8067, true),
+            ("beq a0, a1, .+8", 0x00b5_0463, true),
+            ("c.j .", 0xa001, true),
+            ("c.beqz a5, .+64", 0xc3a1, true),
+            ("c.bnez a0, .+4", 0xe111, true),
+            ("c.jr ra", 0x8082, true),
+            ("c.jalr a5", 0x9782, true),
+            ("c.mv a2, s5", 0x8656, false),
+            ("c.add a0, a1", 0x952e, false),
+            ("c.li a0, 0", C_LI_A0_0, false),
+            ("c.addi4spn a0, sp, 8", 0x0028, false),
+            ("addi a1, a1, 1668", 0x6845_8593, false),
+            ("ecall", ECALL, false),
+        ] {
+            assert_eq!(is_transfer(word), want, "{asm}");
+        }
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Text as it would be without our sites: pads with their nops, entries without their detours.
+//! Text as it would be without our sites: pads with their nops, entries without their detours, the
+//! gate open.
 //!
 //! Key function: [`original_text`]. Neighbours: `pad` (looks for pads in it), `state`, `site`,
 //! [`crate::detour`].
@@ -56,6 +57,7 @@ pub(crate) fn read(state: &mut State, start: RxAddr, bytes: &mut [u8]) -> Result
 fn replaced_in(state: &State, range: RxRange) -> Vec<(RxAddr, Vec<u8>)> {
     let from = range.start.get().saturating_sub(7);
     let bounds = from..range.end().get();
+    let bounds_of_gate = bounds.clone();
     let pads = state.sites.range(bounds.clone()).map(|(hi, site)| {
         let bytes = site.orig.map(u32::to_le_bytes).concat();
         (RxAddr::new(*hi), bytes)
@@ -65,7 +67,10 @@ fn replaced_in(state: &State, range: RxRange) -> Vec<(RxAddr, Vec<u8>)> {
         let bytes = halves.flat_map(|half| half.to_le_bytes()).collect();
         (RxAddr::new(*at), bytes)
     });
-    pads.chain(detours).collect()
+    let gate = state.gate.hides();
+    let gate = gate.filter(|(at, _)| bounds_of_gate.contains(&at.get()));
+    let gate = gate.map(|(at, half)| (at, half.to_le_bytes().to_vec()));
+    gate.into_iter().chain(pads).chain(detours).collect()
 }
 
 /// Puts bytes where they lie in `bytes`, of which they may lie partly outside.

@@ -34,6 +34,8 @@ pub(crate) struct State {
     pub(crate) sites: BTreeMap<u64, Site>,
     /// Detours that have been laid and not taken away, by address.
     pub(crate) detours: BTreeMap<u64, detour::Entry>,
+    /// Whether threads can be started.
+    pub(crate) gate: detour::Gate,
     pub(crate) fork: ForkState,
 }
 
@@ -44,6 +46,7 @@ static STATE: ForkMutex<State> = ForkMutex::const_new(
         foreign: Foreign::new(),
         sites: BTreeMap::new(),
         detours: BTreeMap::new(),
+        gate: detour::Gate::open(),
         fork: ForkState::new(),
     },
 );

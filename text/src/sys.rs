@@ -53,6 +53,16 @@ impl BlockedSignals {
         set_signal_mask(u64::MAX, Some(&mut before));
         Self { before }
     }
+
+    /// All but these, which stay as they are.
+    pub(crate) fn but(open: impl IntoIterator<Item = libc::c_int>) -> Self {
+        let blocked = Self::new();
+        let open = open
+            .into_iter()
+            .fold(0, |set, signo| set | 1 << (signo - 1));
+        set_signal_mask(!open | blocked.before, None);
+        blocked
+    }
 }
 
 impl Drop for BlockedSignals {

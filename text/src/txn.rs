@@ -119,6 +119,24 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
     synced
 }
 
+/// Stores a word of a page that is ours, and leaves it stored whatever becomes of the flush, which is
+/// tried a few times: a hart that has fetched the old word and sees no fence may keep it for a
+/// while. The word must be one that [`patch_locked`] has changed, in text that is never unmapped.
+///
+/// # Errors
+/// [`TextError::Map`]: nothing is stored.
+pub(crate) fn store_for_good(state: &mut State, patch: WordPatch) -> Result<(), TextError> {
+    const TRIES: usize = 3;
+    let page = patch.at.align_down(region::page::size() as u64);
+    let (patches, homes, sites) = ([patch], [Home::Ours(page)], [patch.at]);
+    let mode = flush::sync_mode()?;
+    adopt_pages(state, &patches, &homes)?;
+    let (views, stores) = open_views(state, &patches, &homes)?;
+    let store = || bring(state, mode, (&views, &stores, &sites), Way::Forth).is_ok();
+    let _ = (0..TRIES).any(|_| store());
+    Ok(())
+}
+
 /// Which way words are changed.
 #[derive(Copy, Clone, Eq, PartialEq)]
 enum Way {

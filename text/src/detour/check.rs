@@ -124,6 +124,13 @@ fn fresh(state: &State, detour: &Detour) -> Result<Shape, TextError> {
     if state.has_site_in(covered) {
         return Err(hooked(detour.at));
     }
+    if state
+        .gate
+        .hides()
+        .is_some_and(|(at, _)| covered.contains(at))
+    {
+        return Err(TextError::Busy { site: detour.at });
+    }
     let nr_halves = usize::from(detour.covered_bytes) / 2;
     let halves = (0..nr_halves).filter_map(|i| detour.at.checked_add(2 * i as u64));
     let code: Vec<u16> = halves.map(load_half).collect();

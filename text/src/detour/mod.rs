@@ -78,6 +78,7 @@
 
 mod change;
 mod check;
+mod gate;
 #[cfg(test)]
 mod model;
 mod pass;
@@ -95,6 +96,8 @@ use crate::threads;
 
 pub(crate) use change::Entry;
 use change::{Batch, IfStuck};
+use gate::Held;
+pub(crate) use gate::{Gate, open_in_child};
 use script::{Phase, Script, Shape};
 pub(crate) use table::{after_fork, remove as forget};
 
@@ -103,9 +106,9 @@ pub(crate) use table::{after_fork, remove as forget};
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The same when text is given back: there is no other way out than to wait.
 const PATIENCE_BACK: Duration = Duration::from_secs(5);
-/// How long a thread may block SIGTRAP: it may be in a signal handler, or between two calls that
-/// set its mask.
-const UNBLOCKING: Duration = Duration::from_millis(500);
+/// How long a thread may block SIGTRAP: it may be in a signal handler, between two calls that set
+/// its mask, or starting.
+const UNBLOCKING: Duration = Duration::from_secs(1);
 
 /// One function's entry, and where its calls shall go.
 #[derive(Clone, Eq, PartialEq, Debug)]
@@ -171,10 +174,15 @@ pub enum DetourState {
 #[doc(alias = "register_kprobe")]
 pub fn divert_all(detours: &[Detour]) -> Result<Vec<DetourState>, TextError> {
     check::apart(detours)?;
-    let (state, plans) = planned(|state| check::divert(state, detours))?;
+    if detours.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut gate = Held::new();
+    let (state, plans) = planned(&mut gate, |state| check::divert(state, detours))?;
     let nothing_to_do = |(_, script): &(Shape, Script)| script.from == script.to;
     let plans: Vec<_> = plans.into_iter().filter(|p| !nothing_to_do(p)).collect();
     Batch::carry_out(state, plans, IfStuck::StaysTrap, PATIENCE)?;
+    drop(gate);
     let state = state::lock();
     let became = |detour: &Detour| {
         let entry = state.detours.get(&detour.at.get());
@@ -206,15 +214,20 @@ pub fn divert_all(detours: &[Detour]) -> Result<Vec<DetourState>, TextError> {
 #[doc(alias = "unregister_kprobe")]
 pub fn undivert_all(detours: &[Detour]) -> Result<(), TextError> {
     check::apart(detours)?;
-    let (state, plans) = planned(|state| check::undivert(state, detours))?;
+    if detours.is_empty() {
+        return Ok(());
+    }
+    let mut gate = Held::new();
+    let (state, plans) = planned(&mut gate, |state| check::undivert(state, detours))?;
     Batch::carry_out(state, plans, IfStuck::Fails, PATIENCE_BACK)
 }
 
 type Plans = Vec<(Shape, Script)>;
 
 /// Plans under the text lock, which is held on return; sees to it that traps, if any are to be
-/// laid, are safe.
+/// laid, are safe: the gate is closed then, and nobody is starting who came by before.
 fn planned(
+    gate: &mut Held,
     plan: impl Fn(&mut State) -> Result<Plans, TextError>,
 ) -> Result<(ForkMutexGuard<'static, State>, Plans), TextError> {
     let start = Instant::now();
@@ -225,7 +238,12 @@ fn planned(
             return Ok((state, plans));
         }
         trap::install()?;
-        let Some(tid) = threads::blocking(libc::SIGTRAP)? else {
+        if gate.close(&mut state, &plans)? == gate::Change::Closed {
+            drop(state);
+            gate.pass_by();
+            continue;
+        }
+        let Some(tid) = blocking()? else {
             return Ok((state, plans));
         };
         if start.elapsed() > UNBLOCKING {
@@ -233,6 +251,14 @@ fn planned(
         }
         drop(state);
         std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// A thread that blocks SIGTRAP. Two looks: see `gate`.
+fn blocking() -> Result<Option<i32>, TextError> {
+    match threads::blocking(libc::SIGTRAP)? {
+        None => Ok(threads::blocking(libc::SIGTRAP)?),
+        some => Ok(some),
     }
 }
 

@@ -173,13 +173,15 @@ impl fmt::Display for StuckWhy {
 /// Source: `kernel/rcu/tasks.h`, `synchronize_rcu_tasks`.
 #[doc(alias = "synchronize_rcu_tasks")]
 pub fn pass_by(ranges: &[RxRange], deadline: Duration) -> Result<(), TextError> {
+    Ok(pass_by_until(ranges, Patience::until(deadline))?)
+}
+
+/// [`pass_by`] with a choice of means.
+pub(crate) fn pass_by_until(ranges: &[RxRange], patience: Patience) -> Result<(), Stuck> {
     if ranges.is_empty() {
         return Ok(());
     }
-    Ok(pass_by_watch(
-        &RangesOnly(ranges),
-        Patience::until(deadline),
-    )?)
+    pass_by_watch(&RangesOnly(ranges), patience)
 }
 
 /// [`pass_by`] with a [`Watch`] of the caller's and a choice of means.
@@ -198,6 +200,12 @@ pub fn pass_by_watch(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck>
 /// kernel shows an emulator's threads instead of ours.
 pub(crate) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
     engine::blocking(signo)
+}
+
+/// The signal by which threads are asked, if there is one: whoever blocks signals for long leaves it
+/// open.
+pub(crate) fn question_signal() -> Option<i32> {
+    ask::signal().ok()
 }
 
 /// A thread that could not be proved outside. Kernel: `-EBUSY`.
