@@ -154,6 +154,14 @@ struct World {
     to: Phase,
     nr_threads: usize,
     nr_calls: u8,
+    handler: Handler,
+}
+
+/// What the handler does about a breakpoint that it has not found in the table.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+enum Handler {
+    LooksAgain,
+    BelievesIt,
 }
 
 impl World {
@@ -166,6 +174,7 @@ impl World {
             to,
             nr_threads: 2,
             nr_calls: NR_CALLS,
+            handler: Handler::LooksAgain,
         }
     }
 
@@ -293,6 +302,11 @@ enum Place {
         pc: u64,
         has_auipc: bool,
     },
+    /// The handler has not found it in the table, and has not looked at the text yet.
+    Missed {
+        pc: u64,
+        has_auipc: bool,
+    },
 }
 
 impl Thread {
@@ -308,7 +322,7 @@ impl Thread {
     fn pc(&self) -> Option<u64> {
         match self.place {
             Place::Idle => None,
-            Place::At { pc, .. } | Place::Trapped { pc, .. } => Some(pc),
+            Place::At { pc, .. } | Place::Trapped { pc, .. } | Place::Missed { pc, .. } => Some(pc),
         }
     }
 
@@ -447,7 +461,8 @@ impl World {
                 });
                 Ok(all)
             }
-            Place::Trapped { pc, has_auipc } => self.trap(state, thread, pc, has_auipc),
+            Place::Trapped { pc, has_auipc } => Ok(self.trap(state, thread, pc, has_auipc)),
+            Place::Missed { pc, has_auipc } => self.missed(state, thread, pc, has_auipc),
         }
     }
 
@@ -465,29 +480,38 @@ impl World {
         self.funcs.iter().map(call).collect()
     }
 
-    /// The handler of SIGTRAP.
-    fn trap(
+    /// The handler of SIGTRAP looks into the table.
+    fn trap(&self, state: &State, thread: &Thread, pc: u64, has_auipc: bool) -> Vec<Thread> {
+        let place = match state.knows {
+            true => Place::At {
+                pc: TO,
+                nr_done: 0,
+                has_auipc,
+            },
+            false => Place::Missed { pc, has_auipc },
+        };
+        vec![thread.with(place)]
+    }
+
+    /// It looks at the text, and whether the table has changed meanwhile.
+    fn missed(
         &self,
         state: &State,
         thread: &Thread,
         pc: u64,
         has_auipc: bool,
     ) -> Result<Vec<Thread>, String> {
-        if state.knows {
+        if state.memory_half(pc) != C_EBREAK {
             return Ok(vec![thread.with(Place::At {
-                pc: TO,
+                pc,
                 nr_done: 0,
                 has_auipc,
             })]);
         }
-        if state.memory_half(pc) == C_EBREAK {
-            return Err(format!("a breakpoint at {pc:#x} that nobody knows"));
+        match state.knows && self.handler == Handler::LooksAgain {
+            true => Ok(vec![thread.with(Place::Trapped { pc, has_auipc })]),
+            false => Err(format!("a breakpoint at {pc:#x} that nobody knows")),
         }
-        Ok(vec![thread.with(Place::At {
-            pc,
-            nr_done: 0,
-            has_auipc,
-        })])
     }
 
     fn execute(&self, state: &State, thread: &Thread) -> Result<Vec<Thread>, String> {
@@ -659,7 +683,7 @@ fn every_interleaving_runs_old_or_new() {
 #[test]
 fn slow_changes_in_a_row_run_old_or_new() {
     use Phase::{Bare, Closed, Jump, Trap};
-    let rows: [&[Phase]; 5] = [
+    let rows: [&[Phase]; 6] = [
         // A site in which somebody stayed, brought to its kind later.
         &[Bare, Trap, Jump],
         &[Bare, Jump, Bare],
@@ -667,6 +691,8 @@ fn slow_changes_in_a_row_run_old_or_new() {
         &[Bare, Trap, Bare],
         // The head was refused.
         &[Bare, Closed, Bare],
+        // Taken away and laid again before a handler has looked.
+        AWAY_AND_BACK,
     ];
     for (lens, at, kind) in LAYOUTS
         .into_iter()
@@ -674,18 +700,34 @@ fn slow_changes_in_a_row_run_old_or_new() {
     {
         let func = Func::new(BASE + at, lens, kind);
         for row in rows {
-            let (first, last) = (row[0], row[row.len() - 1]);
-            let mut world = World::new(vec![func.clone()], first, last);
-            world.nr_calls = 1;
-            let pairs = row.windows(2);
-            world.acts = pairs
-                .flat_map(|w| acts_of(&world.funcs, w[0], w[1]))
-                .collect();
-            if let Err(e) = world.explore() {
+            if let Err(e) = in_a_row(&func, row).explore() {
                 panic!("{lens:?} at {at} mod 4, {kind:?}, {row:?}: {e}");
             }
         }
     }
+}
+
+const AWAY_AND_BACK: &[Phase] = &[Phase::Trap, Phase::Bare, Phase::Trap];
+
+fn in_a_row(func: &Func, row: &[Phase]) -> World {
+    let (first, last) = (row[0], row[row.len() - 1]);
+    let mut world = World::new(vec![func.clone()], first, last);
+    world.nr_calls = 1;
+    let pairs = row.windows(2);
+    world.acts = pairs
+        .flat_map(|w| acts_of(&world.funcs, w[0], w[1]))
+        .collect();
+    world
+}
+
+#[test]
+fn a_handler_that_does_not_look_again_goes_wrong() {
+    let func = Func::new(BASE, &[2, 2], DetourKind::Trap);
+    let mut world = in_a_row(&func, AWAY_AND_BACK);
+    world.explore().expect("it looks again");
+    world.handler = Handler::BelievesIt;
+    let wrong = world.explore().expect_err("nobody noticed");
+    assert!(wrong.contains("nobody knows"), "{wrong}");
 }
 
 /// Flushes of a change are refused: what was stored is taken back, then there is one flush, then

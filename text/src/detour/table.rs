@@ -42,6 +42,7 @@ pub(crate) fn insert(pairs: &[(RxAddr, RxAddr)]) {
         }
     }
     // Before the trap is stored that a reader comes from.
+    NR_CHANGES.fetch_add(1, Ordering::SeqCst);
     fence(Ordering::SeqCst);
 }
 
@@ -58,15 +59,58 @@ pub(crate) fn remove(ats: &[RxAddr]) {
     for slot in ats.iter().filter_map(|at| table.find(at.get())) {
         slot.to.store(0, Ordering::Relaxed);
     }
+    NR_CHANGES.fetch_add(1, Ordering::SeqCst);
     quiesce();
 }
 
-/// Hands the target of a trap at `pc` to `lead`; `false` if there is none. For the signal handler.
+/// Whether a breakpoint stands at `pc` ([`lead`] has nothing for it, `is_breakpoint` sees one) that is
+/// nobody's of this table. For the signal handler.
+///
+/// One without the other says nothing: a trap may have been laid in between. But every trap is
+/// in the table, and the change counted, before it is stored, and in the table until it is gone.
+/// So if nothing was changed around both answers they belong together; else the caller asks again,
+/// once for each change that somebody made meanwhile.
 #[cfg_attr(
     not(target_arch = "riscv64"),
     allow(dead_code, reason = "asked by the handler")
 )]
-pub(crate) fn lead(pc: u64, lead: impl FnOnce(u64)) -> bool {
+pub(crate) fn look(
+    pc: u64,
+    mut lead_to: impl FnMut(u64),
+    is_breakpoint: impl Fn(u64) -> bool,
+) -> Found {
+    loop {
+        let nr_changes = NR_CHANGES.load(Ordering::SeqCst);
+        if lead(pc, &mut lead_to) {
+            return Found::Led;
+        }
+        if !is_breakpoint(pc) {
+            return Found::Gone;
+        }
+        fence(Ordering::SeqCst);
+        if NR_CHANGES.load(Ordering::SeqCst) == nr_changes {
+            return Found::Unknown;
+        }
+    }
+}
+
+/// What a thread has come by.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) enum Found {
+    /// A trap of ours.
+    Led,
+    /// One that was taken away since.
+    Gone,
+    /// A breakpoint of somebody else.
+    Unknown,
+}
+
+/// Hands the target of a trap at `pc` to `lead`; `false` if there is none.
+#[cfg_attr(
+    not(target_arch = "riscv64"),
+    allow(dead_code, reason = "asked by the handler")
+)]
+fn lead(pc: u64, lead: impl FnOnce(u64)) -> bool {
     let parity = enter();
     // SAFETY: 1. a table is freed when all have left who entered before it was replaced.
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref() };
@@ -88,6 +132,8 @@ pub(crate) fn after_fork() {
 
 static TABLE: AtomicPtr<Table> = AtomicPtr::new(null_mut());
 static EPOCH: AtomicUsize = AtomicUsize::new(0);
+/// How often something was put into the table or taken out.
+static NR_CHANGES: AtomicU64 = AtomicU64::new(0);
 static READERS: [AtomicU64; 2] = [const { AtomicU64::new(0) }; 2];
 
 struct Table {
@@ -227,6 +273,48 @@ mod tests {
         assert_eq!((0..1000).find_map(|i| led(at(i).get())), None);
     }
 
+    /// A trap is laid, or laid and taken away again, between the look into the table and the one at
+    /// the text.
+    #[test]
+    fn a_trap_that_comes_in_between_is_not_somebody_elses() {
+        let at = RxAddr::new(0x8b00_0000);
+        let pairs = [(at, RxAddr::new(0x77))];
+        let nr_looks = std::cell::Cell::new(0);
+        let look_at = |text: &dyn Fn(u32) -> bool| {
+            nr_looks.set(0);
+            let mut led = None;
+            let found = look(
+                at.get(),
+                |to| led = Some(to),
+                |_| {
+                    nr_looks.set(nr_looks.get() + 1);
+                    text(nr_looks.get())
+                },
+            );
+            (found, led, nr_looks.get())
+        };
+        let lay = |nr| {
+            if nr == 1 {
+                insert_locked(&pairs);
+            }
+            true
+        };
+        assert_eq!(look_at(&lay), (Found::Led, Some(0x77), 1));
+        remove_locked(&[at]);
+        let lay_and_take = |nr| {
+            if nr == 1 {
+                insert_locked(&pairs);
+                remove_locked(&[at]);
+            }
+            nr == 1
+        };
+        assert_eq!(look_at(&lay_and_take), (Found::Gone, None, 2));
+        assert_eq!(look_at(&|_| false), (Found::Gone, None, 1));
+        // Other tests change the table meanwhile: more looks are needed then.
+        let (found, led, _) = look_at(&|_| true);
+        assert_eq!((found, led), (Found::Unknown, None));
+    }
+
     #[test]
     fn readers_see_old_or_new_while_tables_come_and_go() {
         let done = AtomicBool::new(false);
@@ -258,6 +346,11 @@ mod tests {
     fn insert_locked(pairs: &[(RxAddr, RxAddr)]) {
         let _lock = state::lock();
         insert(pairs);
+    }
+
+    fn remove_locked(ats: &[RxAddr]) {
+        let _lock = state::lock();
+        remove(ats);
     }
 
     #[test]

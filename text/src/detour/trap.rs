@@ -56,7 +56,7 @@ mod handler {
     use std::ptr::null_mut;
     use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-    use crate::detour::table;
+    use crate::detour::table::{self, Found};
     use crate::insn;
     use crate::sys;
 
@@ -162,14 +162,15 @@ mod handler {
         let regs = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.__gregs };
         let pc = regs[0];
         if code == libc::TRAP_BRKPT {
-            if table::lead(pc, |to| regs[0] = to) {
-                return;
-            }
-            if !is_breakpoint(pc) {
-                // What this hart has fetched there is older than what stands there.
-                // SAFETY: 1. fetches anew, and changes nothing.
-                unsafe { std::arch::asm!("fence.i", options(nostack)) };
-                return;
+            match table::look(pc, |to| regs[0] = to, is_breakpoint) {
+                Found::Led => return,
+                Found::Gone => {
+                    // What this hart has fetched there is older than what stands there.
+                    // SAFETY: 1. fetches anew, and changes nothing.
+                    unsafe { std::arch::asm!("fence.i", options(nostack)) };
+                    return;
+                }
+                Found::Unknown => {}
             }
         }
         // SAFETY: 1. the kernel's own arguments.
