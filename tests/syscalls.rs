@@ -1,6 +1,9 @@
 //! Every system call that a change of hooks makes is refused once, one after the other: the change
 //! fails and everything is as before, or it does without and has been made. Nothing is half done.
 //!
+//! All of them with `RVBPF_REFUSE_EVERY=1`, which takes minutes; without it the first and the last
+//! call of each number, and every 16th.
+//!
 //! A filter of the kernel stops each call of the changing thread, and this process decides: see
 //! `refuse`. Memory for the heap is left out: without it Rust's collections end the process.
 #![cfg(target_arch = "riscv64")]
@@ -11,12 +14,20 @@ mod common;
 #[path = "syscalls/refuse.rs"]
 mod refuse;
 
-use std::ffi::c_long;
+use std::ffi::{c_int, c_long};
+use std::fs::File;
+use std::io::{Read, Write};
+use std::iter::once;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::time::Instant;
 
-use common::{PATIENCE, Site, assert_settled, code_at, in_child, pipe, send, serial, sites};
-use refuse::{Asked, refusing};
+use common::{PATIENCE, Site, assert_settled, code_at, in_child, pipe, serial, sites};
+use refuse::{Calls, Refuse, refusing};
 use rvbpf::{Error, Hook, Runtime};
 use testlib::functions::{plain, tl_plain};
+
+/// Without `RVBPF_REFUSE_EVERY`.
+const EVERY: usize = 16;
 
 /// Functions without pads that are hooked here.
 const PLAIN: [usize; 3] = [0, 3, 6];
@@ -68,59 +79,106 @@ struct Change<P, T> {
 }
 
 impl<P: Send + Sync, T: Send> Change<P, T> {
-    /// With the first call refused, then with the second, and so on; each in a process that finds
-    /// what is known of the objects, and has made one such change.
-    fn at_every_call(&self, errno: i32) {
-        self.at(u32::MAX, errno);
-        let (mut nr_failed, mut nr_done) = (0_u32, 0_u32);
-        for nth in 1.. {
-            let (from, to) = pipe();
-            in_child(|| send(to, self.at(nth, errno))).join();
-            let mut byte = 0_u8;
-            // SAFETY: 1. room for one byte.
-            assert_eq!(unsafe { libc::read(from, (&raw mut byte).cast(), 1) }, 1);
-            for fd in [from, to] {
-                // SAFETY: 1. our own descriptor, closed once.
-                unsafe { libc::close(fd) };
-            }
-            match byte {
-                b'f' => nr_failed += 1,
-                b'd' => nr_done += 1,
-                _ => {
-                    println!(
-                        "{}: {} calls, each refused once (errno {errno}): {nr_failed} times it \
-                         failed, {nr_done} times it did without",
-                        self.what,
-                        nth - 1
-                    );
-                    break;
-                }
+    /// With one call refused, then with another, and so on; each in a process that finds what is
+    /// known of the objects, and has made one such change.
+    fn at_each_call(&self, errno: i32) {
+        self.at(Refuse::Nothing);
+        let start = Instant::now();
+        let calls = self.in_child(Refuse::Nothing);
+        assert_eq!(calls.how, b'n', "{}: nothing was refused", self.what);
+        let (mut failed, mut did_without, mut fewer) = (0_u32, 0_u32, 0_u32);
+        let chosen = chosen(&calls.numbers);
+        for &(number, nth) in &chosen {
+            match self.in_child(Refuse::Nth { number, nth, errno }).how {
+                b'f' => failed += 1,
+                b'd' => did_without += 1,
+                _ => fewer += 1,
             }
         }
-        assert!(nr_failed > 0, "{}: nothing was refused", self.what);
+        println!(
+            "{}: {} calls, {} of them refused (errno {errno}): {failed} times it failed, \
+             {did_without} times it did without, {fewer} times it made fewer calls; {:?}",
+            self.what,
+            calls.numbers.len(),
+            chosen.len(),
+            start.elapsed(),
+        );
+        assert!(failed > 0, "{}: nothing was refused", self.what);
+        // How often a thread is looked at depends on where it is.
+        assert!(fewer <= failed + did_without, "{}: {fewer}", self.what);
     }
 
-    /// `f`: it failed; `d`: it did without the `nth` call; `n`: there is no such call.
-    fn at(&self, nth: u32, errno: i32) -> u8 {
+    /// One change, in a child.
+    fn in_child(&self, refuse: Refuse) -> Ended {
+        let (from, to) = pipe();
+        let child = in_child(|| {
+            let ended = self.at(refuse);
+            let mut to = File::from(owned(to));
+            let numbers = ended.numbers.iter().flat_map(|n| n.to_le_bytes());
+            let bytes: Vec<u8> = once(ended.how).chain(numbers).collect();
+            to.write_all(&bytes).unwrap();
+        });
+        drop(owned(to));
+        let mut bytes = Vec::new();
+        File::from(owned(from)).read_to_end(&mut bytes).unwrap();
+        child.join();
+        let (&how, numbers) = bytes.split_first().unwrap();
+        let number = |bytes: &[u8]| i32::from_le_bytes(bytes.try_into().unwrap());
+        let numbers = numbers.chunks_exact(4).map(number).collect();
+        Ended { how, numbers }
+    }
+
+    fn at(&self, refuse: Refuse) -> Ended {
         let plain_code = code();
         let rt = Runtime::new().unwrap();
         let before = (self.prepare)(&rt);
-        let (result, asked) = refusing(nth, errno, || (self.change)(&rt, &before));
-        let how = match (asked, &result) {
-            (Asked::Never, Ok(_)) => b'n',
-            (Asked::Once, Ok(_)) => b'd',
-            (Asked::Once, Err(error)) => {
+        let (result, numbers) = refusing(refuse, || (self.change)(&rt, &before));
+        let was_refused = match refuse {
+            Refuse::Nothing => false,
+            Refuse::Nth { nth, .. } => nth < numbers.len(),
+        };
+        let how = match (was_refused, &result) {
+            (false, Ok(_)) => b'n',
+            (true, Ok(_)) => b'd',
+            (true, Err(error)) => {
                 assert_ne!(error.to_string(), "");
                 b'f'
             }
-            (Asked::Never, Err(error)) => panic!("{}: {error} for no reason", self.what),
+            (false, Err(error)) => panic!("{}: {error} for no reason", self.what),
         };
         (self.after)(&rt, before, result);
         check();
         assert_settled(&rt);
         assert_eq!(code(), plain_code, "its own instructions are back");
-        how
+        Ended { how, numbers }
     }
+}
+
+/// What has become of a change.
+struct Ended {
+    /// `f`: it failed; `d`: it did without the call; `n`: no call was refused.
+    how: u8,
+    /// The numbers of its system calls.
+    numbers: Calls,
+}
+
+/// Which of these calls are refused, as numbers and how many of the number come before: of each
+/// number the first and the last, and every so many of all.
+fn chosen(numbers: &[i32]) -> Vec<(i32, usize)> {
+    let given = std::env::var("RVBPF_REFUSE_EVERY").ok();
+    let every: usize = given.map_or(EVERY, |n| n.parse().expect("a number above 0"));
+    let choose = |(i, number): (usize, &i32)| {
+        let before = numbers[..i].iter().filter(|n| *n == number).count();
+        let is_last = !numbers[i + 1..].contains(number);
+        let is_chosen = before == 0 || is_last || i % every == every - 1;
+        is_chosen.then_some((*number, before))
+    };
+    numbers.iter().enumerate().filter_map(choose).collect()
+}
+
+fn owned(fd: c_int) -> OwnedFd {
+    // SAFETY: 1. a descriptor of ours, which each process closes once.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 fn attaching() -> Change<(), Vec<Hook>> {
@@ -166,19 +224,17 @@ fn synchronizing() -> Change<(), ()> {
 }
 
 #[test]
-#[ignore = "takes minutes"]
 fn slow_no_memory() {
     let _one = serial();
-    attaching().at_every_call(libc::ENOMEM);
-    detaching().at_every_call(libc::ENOMEM);
-    synchronizing().at_every_call(libc::ENOMEM);
+    attaching().at_each_call(libc::ENOMEM);
+    detaching().at_each_call(libc::ENOMEM);
+    synchronizing().at_each_call(libc::ENOMEM);
 }
 
 #[test]
-#[ignore = "takes minutes"]
 fn slow_not_permitted() {
     let _one = serial();
-    attaching().at_every_call(libc::EPERM);
-    detaching().at_every_call(libc::EPERM);
-    synchronizing().at_every_call(libc::EPERM);
+    attaching().at_each_call(libc::EPERM);
+    detaching().at_each_call(libc::EPERM);
+    synchronizing().at_each_call(libc::EPERM);
 }

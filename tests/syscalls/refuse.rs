@@ -1,10 +1,11 @@
 //! One system call of one thread is refused.
 //!
 //! The thread puts itself under a filter that asks a listener about every call that is not in
-//! [`FREE`]; the listener, another thread of this process, lets it go on or gives it an errno.
+//! [`FREE`], or about those of one number; the listener, another thread of this process, lets it go on or gives it an errno.
 //! Source: `seccomp(2)`, `seccomp_unotify(2)`.
 
 use std::ffi::c_long;
+use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 use std::thread;
 
@@ -26,25 +27,28 @@ const FREE: [c_long; 14] = [
     libc::SYS_getpid,
 ];
 
-/// Whether the call was made.
+/// What is refused.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
-pub(crate) enum Asked {
-    Once,
-    /// There were fewer.
-    Never,
+pub(crate) enum Refuse {
+    Nothing,
+    /// The call `nth`, from 0, of those that have this number.
+    Nth {
+        number: i32,
+        nth: usize,
+        errno: i32,
+    },
 }
 
-/// Runs `change` on a thread of its own, whose `nth` call (from 1) fails with `errno`.
-pub(crate) fn refusing<T: Send>(
-    nth: u32,
-    errno: i32,
-    change: impl FnOnce() -> T + Send,
-) -> (T, Asked) {
+/// The numbers of the calls that were made, in order; when one is refused, of those of its number.
+pub(crate) type Calls = Vec<i32>;
+
+/// Runs `change` on a thread of its own, one of whose calls may be refused.
+pub(crate) fn refusing<T: Send>(refuse: Refuse, change: impl FnOnce() -> T + Send) -> (T, Calls) {
     let listener = AtomicI32::new(-1);
     let armed = AtomicBool::new(false);
     thread::scope(|scope| {
         let worker = scope.spawn(|| {
-            listener.store(filter_this_thread(), Ordering::Release);
+            listener.store(filter_this_thread(refuse), Ordering::Release);
             armed.store(true, Ordering::SeqCst);
             let result = change();
             armed.store(false, Ordering::SeqCst);
@@ -53,13 +57,13 @@ pub(crate) fn refusing<T: Send>(
         while listener.load(Ordering::Acquire) < 0 {
             thread::yield_now();
         }
-        let asked = listen(listener.load(Ordering::Acquire), &armed, nth, errno);
-        (worker.join().unwrap(), asked)
+        let calls = listen(listener.load(Ordering::Acquire), &armed, refuse);
+        (worker.join().unwrap(), calls)
     })
 }
 
 /// The filter: heap memory (private, anonymous, writable, wherever there is room) is free too.
-fn program() -> Vec<libc::sock_filter> {
+fn program(refuse: Refuse) -> Vec<libc::sock_filter> {
     const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
     const EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
@@ -70,9 +74,14 @@ fn program() -> Vec<libc::sock_filter> {
     let arg = |i: u32| 16 + 8 * i;
     let step = |code, k, jt, jf| libc::sock_filter { code, jt, jf, k };
     let mut steps = vec![step(LOAD, NR, 0, 0)];
-    for free in FREE {
-        steps.push(step(EQUAL, free as u32, 0, 1));
-        steps.push(step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0));
+    let allow = step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0);
+    match refuse {
+        Refuse::Nothing => {
+            let free = |nr: c_long| [step(EQUAL, nr as u32, 0, 1), allow];
+            steps.extend(FREE.into_iter().flat_map(free));
+        }
+        // Each question costs two switches of threads.
+        Refuse::Nth { number, .. } => steps.extend([step(EQUAL, number as u32, 1, 0), allow]),
     }
     steps.extend([
         step(EQUAL, libc::SYS_mmap as u32, 0, 5),
@@ -80,15 +89,15 @@ fn program() -> Vec<libc::sock_filter> {
         step(EQUAL, HEAP_PROT, 0, 3),
         step(LOAD, arg(3), 0, 0),
         step(EQUAL, HEAP_FLAGS, 0, 1),
-        step(RETURN, libc::SECCOMP_RET_ALLOW, 0, 0),
+        allow,
         step(RETURN, libc::SECCOMP_RET_USER_NOTIF, 0, 0),
     ]);
     steps
 }
 
 /// Puts the calling thread, and no other, under the filter; gives the listener's descriptor.
-fn filter_this_thread() -> i32 {
-    let mut steps = program();
+fn filter_this_thread(refuse: Refuse) -> i32 {
+    let mut steps = program(refuse);
     let program = libc::sock_fprog {
         len: steps.len() as u16,
         filter: steps.as_mut_ptr(),
@@ -110,24 +119,26 @@ fn filter_this_thread() -> i32 {
 }
 
 /// Answers until the filtered thread has ended.
-fn listen(listener: i32, armed: &AtomicBool, nth: u32, errno: i32) -> Asked {
-    let mut calls = 0;
-    let mut asked = Asked::Never;
-    while let Some(id) = next(listener) {
-        calls += u32::from(armed.load(Ordering::SeqCst));
-        let refused = armed.load(Ordering::SeqCst) && calls == nth;
-        if refused {
-            asked = Asked::Once;
+fn listen(listener: i32, armed: &AtomicBool, refuse: Refuse) -> Calls {
+    let mut calls = Calls::new();
+    while let Some(notif) = next(listener) {
+        let errno = match refuse {
+            _ if !armed.load(Ordering::SeqCst) => None,
+            Refuse::Nth { nth, errno, .. } if nth == calls.len() => Some(errno),
+            _ => None,
+        };
+        if armed.load(Ordering::SeqCst) {
+            calls.push(notif.data.nr);
         }
-        answer(listener, id, refused.then_some(errno));
+        answer(listener, notif.id, errno);
     }
     // SAFETY: 1. our own descriptor, closed once.
     unsafe { libc::close(listener) };
-    asked
+    calls
 }
 
-/// The number of the next question; `None` when nobody is left who could ask.
-fn next(listener: i32) -> Option<u64> {
+/// The next question; `None` when nobody is left who could ask.
+fn next(listener: i32) -> Option<libc::seccomp_notif> {
     let mut poll = libc::pollfd {
         fd: listener,
         events: libc::POLLIN,
@@ -143,7 +154,7 @@ fn next(listener: i32) -> Option<u64> {
             let rc =
                 unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_RECV, &raw mut notif) };
             if rc == 0 {
-                return Some(notif.id);
+                return Some(notif);
             }
         } else if poll.revents & libc::POLLHUP != 0 {
             return None;
@@ -161,6 +172,12 @@ fn answer(listener: i32, id: u64, errno: Option<i32>) {
             None => libc::SECCOMP_USER_NOTIF_FLAG_CONTINUE as u32,
         },
     };
-    // SAFETY: 1. an answer to the question of this number. Whoever asked may be gone.
-    unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut resp) };
+    loop {
+        // SAFETY: 1. an answer to the question of this number. Whoever asked may be gone.
+        let rc = unsafe { libc::ioctl(listener, libc::SECCOMP_IOCTL_NOTIF_SEND, &raw mut resp) };
+        // This thread is asked by signal where it is.
+        if rc == 0 || std::io::Error::last_os_error().kind() != ErrorKind::Interrupted {
+            break;
+        }
+    }
 }

@@ -107,7 +107,7 @@ pub enum Patience {
     Signal {
         /// Time in which threads are only looked at.
         after: Duration,
-        /// When to give up.
+        /// When to give up. Threads are asked once even if a single look takes longer.
         deadline: Duration,
     },
 }
@@ -124,6 +124,14 @@ impl Patience {
     fn deadline(self) -> Duration {
         match self {
             Self::PollOnly(deadline) | Self::Signal { deadline, .. } => deadline,
+        }
+    }
+
+    /// Whether there is a time at which threads are asked.
+    fn asks(self) -> bool {
+        match self {
+            Self::PollOnly(_) => false,
+            Self::Signal { after, deadline } => after <= deadline,
         }
     }
 }
