@@ -1,7 +1,8 @@
 //! Functions without entry pads: hooked by a jump over moved instructions, or by a trap.
 //!
 //! `fns` are functions whose first instructions are hard to move; `moved` calls them hooked,
-//! switched and taken apart, under load; `libc` hooks the C library by name, `loading` while libraries are opened.
+//! switched and taken apart, under load, `held` while a thread is inside; `libc` hooks the C library
+//! by name, `loading` while libraries are opened.
 #![cfg(target_arch = "riscv64")]
 #![expect(unsafe_code, reason = "assembly functions, and those of the C library")]
 
@@ -9,6 +10,8 @@ mod common;
 
 #[path = "jump/fns.rs"]
 mod fns;
+#[path = "jump/held.rs"]
+mod held;
 #[path = "jump/libc.rs"]
 mod libc_by_name;
 #[path = "jump/loading.rs"]

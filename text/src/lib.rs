@@ -67,7 +67,7 @@ mod unchanged;
 
 pub use addr::{PcRel, RxAddr, RxRange};
 pub use copy::{text_copy, text_copy_all, text_invalidate, text_invalidate_all};
-pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all};
+pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all, undivert_all_within};
 pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
 pub use func::{Convention, Func, FuncKind, find_symbol, look_symbol};

@@ -38,6 +38,12 @@ const RECLAIM_BYTES: usize = 128 << 10;
 /// Retired bytes after which threads that never seem to sleep are asked where they are.
 const ASK_BYTES: usize = 4 * RECLAIM_BYTES;
 
+/// A thread between the words of a jump is given this long at least: it needs one instruction.
+const LEAVING: Duration = Duration::from_millis(50);
+
+/// Between two tries to free what is retired.
+const PAUSE: Duration = Duration::from_millis(1);
+
 /// How long a change waits for their answers.
 const ASK_DEADLINE: Duration = Duration::from_millis(20);
 
@@ -199,32 +205,37 @@ impl Trampolines {
     /// included: their pads are nops again. Kernel: `synchronize_rcu_tasks`.
     ///
     /// # Errors
-    /// [`TrampError::Text`] with `Stuck` when something is still in use after `patience`: it
-    /// stays retired, and nothing is lost by asking again.
+    /// [`TrampError::StillInUse`] when something still is after `patience`: images and slots that
+    /// threads are in, functions whose entries cannot be given back because a thread stands between
+    /// the words of their jump. It stays as it is, and nothing is lost by asking again. Else what a
+    /// change of text may be refused for ([`TrampError::Text`]).
     pub fn synchronize(&self, patience: Duration) -> Result<(), TrampError> {
         let end = Instant::now() + patience;
         let mut round = Duration::from_millis(5);
         loop {
+            let pause;
             let mut unpinned = Vec::new();
             {
                 let mut state = self.lock()?;
-                self.dismantle_idle(&mut state)?;
+                let nr_stuck = self.dismantle_idle(&mut state, round)?;
                 let patience = Patience::Signal {
                     after: round / 2,
                     deadline: round,
                 };
                 life::reclaim(&mut state.retired, &self.packs, patience, &mut unpinned)?;
-                if state.retired.is_empty() {
+                let retired = state.retired.len() + nr_stuck;
+                if retired == 0 {
                     return Ok(());
                 }
                 if Instant::now() >= end {
-                    let retired = state.retired.len();
                     return Err(TrampError::StillInUse { retired });
                 }
+                // While entries are tried, no thread can be started.
+                pause = if nr_stuck > 0 { round } else { PAUSE };
             }
             drop(unpinned);
             // Unlocked meanwhile: a program that waits for the lock may be what is in use.
-            std::thread::sleep(Duration::from_millis(1));
+            std::thread::sleep(pause);
             round = (round * 2).min(Duration::from_millis(200));
         }
     }
@@ -339,8 +350,9 @@ impl Trampolines {
         result
     }
 
-    /// Gives sites without programs their own instructions again and retires their slots.
-    fn dismantle_idle(&self, state: &mut State) -> Result<(), TrampError> {
+    /// Gives sites without programs their own instructions again and retires their slots; of how
+    /// many that cannot be, since a thread stays between the words of a jump.
+    fn dismantle_idle(&self, state: &mut State, patience: Duration) -> Result<usize, TrampError> {
         let idle = state.sites.iter().filter(|(_, s)| s.links.is_empty());
         let pad_of = |s: &Site| Some((s.entry.pad()?, s.slot.code.rx().start));
         let pads: Vec<_> = idle.clone().filter_map(|(_, s)| pad_of(s)).collect();
@@ -352,13 +364,13 @@ impl Trampolines {
             .filter(|s| s.links.is_empty())
             .filter_map(|s| Some(s.entry.moved()?.detour.clone()))
             .collect();
-        match text::undivert_all(&detours) {
+        match text::undivert_all_within(&detours, patience.max(LEAVING)) {
             Ok(()) => retire(state, |site| site.entry.moved().is_some()),
             // They are led to their copies for now.
-            Err(TextError::Stuck { .. }) => {}
+            Err(TextError::Stuck { .. }) => return Ok(detours.len()),
             Err(other) => return Err(other.into()),
         }
-        Ok(())
+        Ok(0)
     }
 }
 

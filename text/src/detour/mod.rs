@@ -16,6 +16,12 @@
 //! the entry is a trap, a half-word that one aligned store puts there and takes away, and whose
 //! handler sends every thread where the jump will.
 //!
+//! # The gate
+//! A thread that is being started blocks all signals, and a trap would kill it. So before the
+//! first trap of a batch is laid the start of threads is held, and those that were starting are
+//! waited for; when all is done, whatever came of it, threads start again (`gate`). It costs two
+//! flushes a batch, and one of `pthread_create`'s pages.
+//!
 //! # Divert
 //! 1. **Close.** `c.ebreak` on the first half-word. Flush.
 //! 2. **Pass by.** [`crate::threads`] proves of every thread that it is not in the covered bytes
@@ -49,6 +55,16 @@
 //! | a debugger, or another tool, has its own breakpoint there | checked before anything is stored; a breakpoint that we know nothing of is its owner's ([`TextError::HookedByOthers`], and the handler hands the signal on) |
 //! | somebody replaced the handler of SIGTRAP | it is looked for before each step 1, and installed again |
 //! | a thread blocks SIGTRAP; a trap would kill it | looked for before step 1, for a while ([`TextError::SigtrapBlocked`]) |
+//! | a thread is started, with all signals blocked, after that look or during it | the gate is closed before, and opened after the last flush; in the model, `starting` |
+//! | a thread is past the gate, but has not blocked its signals yet: no look shows it | it is in one system call, at the end of which it is passed by |
+//! | its parent opens its signals between the list of threads and the look at the parent | two looks in a row |
+//! | the thread that changes comes by the gate: its own signal handler | its signals are blocked while the gate is closed |
+//! | two changes at once | the gate is closed by the first and opened by the last |
+//! | `fork` while the gate is closed | the child opens it in its own text; handlers of `pthread_atfork` that ran before ours, and children that did not run ours, wait for the parent's |
+//! | the flush that opens the gate is refused | it is stored all the same, and tried again |
+//! | a debugger has a breakpoint at the gate, or takes it away | it is put back with the rest; what is not `c.j .` any more is left alone |
+//! | a trap is laid where one was taken away, between the handler's look into the table and at the text | it looks again, for as long as the table changes |
+//! | the frame of a trap's signal, dead on a stack, looks like a thread at the target | the handler marks it ([`crate::threads`]) |
 //! | a refused flush | a flush that succeeds, then the way back, wait included; until then traps (see `change`) |
 //! | `fork` between two steps | the text lock is held across it; the child has its own text, the table, and sites that are traps or jumps |
 //! | `dlclose` between two steps | the sites are forgotten with the page; the batch is refused |
@@ -56,10 +72,18 @@
 //! | stale translations of an emulator | [`crate::txn`] |
 //!
 //! # What is not covered
-//! - A thread that *begins* to block SIGTRAP after step 1 (a signal handler whose mask holds it,
-//!   the C library around `clone`) and then comes by a site that is a trap: the kernel kills the
-//!   process. So functions that such code calls are better diverted by one store, or not at all
-//!   while they would stay traps.
+//! - A thread that *begins* to block SIGTRAP after step 1 otherwise than by being started, and then
+//!   comes by a site that is a trap: the kernel kills the process. A signal handler whose mask
+//!   holds it; the C library around `posix_spawn`, `abort`, and where a thread ends (there it calls
+//!   `madvise`; `munmap` and `free` if the thread is detached); a program that calls `clone`
+//!   itself. So functions that such code calls are better diverted by one store.
+//! - A site that *stays* a trap, by its kind or because somebody stayed inside: the gate opens all
+//!   the same, and a thread that is started and comes by in its first moments dies. What it calls
+//!   there (`memset`, `memcpy`) nobody sleeps in: it stays a trap only under a signal handler that
+//!   interrupted its first instructions and lasts longer than [`PATIENCE`].
+//! - A hook's program that starts a thread on the thread that lays detours, in the midst of it, waits
+//!   for itself. One of real-time priority that waits at the gate, on the only hart that the
+//!   change could use, keeps it from going on for as long as the scheduler lets it.
 //! - A child of `vfork` or `posix_spawn` runs in this memory: a trap finds the handlers that the
 //!   child has. `vfork` keeps ours; glibc's `posix_spawn` resets them, and a child that comes by a
 //!   trap before `exec` dies, which the parent sees as a failed spawn. Step 2 takes no parent of such
@@ -70,7 +94,7 @@
 //! # Locks
 //! The text lock, but not in step 2. The handler takes none.
 //!
-//! Key types: [`Detour`], [`DetourKind`]. `script` is what is done, as data; `change` does it; `model`
+//! Key types: [`Detour`], [`DetourKind`]. `gate` comes first and last; `script` is what is done, as data; `change` does it; `model`
 //! tries all interleavings of it. Neighbours: [`crate::poke`] (pads), [`crate::threads`],
 //! [`crate::txn`]. Source: kernel `arch/x86/kernel/alternative.c` (`smp_text_poke_batch_finish`,
 //! which has the same steps with `int3`), `kernel/kprobes.c` (`optimize_all_kprobes`), RISC-V
@@ -152,7 +176,9 @@ pub enum DetourState {
 
 /// Lays detours, all or none, over live code: on return every call that begins afterwards goes to
 /// [`Detour::to`], and whoever was in the covered bytes has gone on in the old code or its copy.
-/// Costs a constant number of flushes and one look at all threads, however many there are.
+/// Costs a constant number of flushes (five at most; one where one store does it all) and of
+/// looks at all threads, however many there are. If traps are needed on the way, `pthread_create`
+/// waits meanwhile.
 ///
 /// Gives for each what it became. A site whose threads stay inside remains a
 /// [`DetourState::Trap`]; naming the same detour again, later, brings it to its kind. A detour that
@@ -213,13 +239,21 @@ pub fn divert_all(detours: &[Detour]) -> Result<Vec<DetourState>, TextError> {
 /// only if the kernel goes on refusing to flush, sites may stay traps.
 #[doc(alias = "unregister_kprobe")]
 pub fn undivert_all(detours: &[Detour]) -> Result<(), TextError> {
+    undivert_all_within(detours, PATIENCE_BACK)
+}
+
+/// [`undivert_all`] that waits for threads between the words of far jumps as long as this.
+///
+/// # Errors
+/// Those of [`undivert_all`].
+pub fn undivert_all_within(detours: &[Detour], patience: Duration) -> Result<(), TextError> {
     check::apart(detours)?;
     if detours.is_empty() {
         return Ok(());
     }
     let mut gate = Held::new();
     let (state, plans) = planned(&mut gate, |state| check::undivert(state, detours))?;
-    Batch::carry_out(state, plans, IfStuck::Fails, PATIENCE_BACK)
+    Batch::carry_out(state, plans, IfStuck::Fails, patience)
 }
 
 type Plans = Vec<(Shape, Script)>;

@@ -19,7 +19,11 @@
 //! the site became. A breakpoint that the handler
 //! does not know must not be met.
 //!
+//! `starting` adds a thread that is being started, and the gate that keeps it away.
+//!
 //! The mutations at the end leave out or exchange what the protocol needs; each must be found out.
+
+mod starting;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 

@@ -1,17 +1,21 @@
 //! Waiting for threads inside the covered bytes, and carrying away those that can be carried.
 //!
-//! All sites of a batch are proved in one pass. If somebody stays, a short pass more finds out
+//! All sites of a batch are proved in one pass. Threads that run and do not answer, because others
+//! keep them from their harts, are asked again. If somebody stays, a short pass more finds out
 //! where, and the others are proved without that site.
 //!
 //! Key types: [`Inside`]. Neighbours: `script` ([`Pass`]), [`crate::threads`].
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::script::Pass;
 use crate::addr::RxRange;
 use crate::threads::{self, Patience, Stuck, StuckWhy, Watch};
 
+/// How many times as long as for one who is inside is waited for threads that run and have not
+/// answered: they do when they get a hart.
+const UNANSWERED: u32 = 5;
 /// How long to look who it is that stays.
 const SECOND_LOOK: Duration = Duration::from_millis(100);
 
@@ -30,11 +34,15 @@ pub(super) fn pass_by(passes: &[(usize, &Pass)], deadline: Duration) -> Vec<Stay
     let mut left = passes.to_vec();
     let mut stays = Vec::new();
     let patience = Patience::until(deadline);
+    let start = Instant::now();
     while !left.is_empty() {
         let watch = Inside::new(&left);
         let Err(stuck) = threads::pass_by_watch(&watch, patience) else {
             break;
         };
+        if stuck.why == StuckWhy::Running && start.elapsed() < deadline * UNANSWERED {
+            continue;
+        }
         let where_it_is = where_stuck(&watch, stuck, Patience::until(SECOND_LOOK));
         let Some((stuck, is_seen)) = where_it_is else {
             break;

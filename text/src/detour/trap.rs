@@ -58,7 +58,7 @@ mod handler {
 
     use crate::detour::table::{self, Found};
     use crate::insn;
-    use crate::sys;
+    use crate::{sys, threads};
 
     /// A handler that was there before ours, and what was there before it.
     struct Before {
@@ -158,17 +158,21 @@ mod handler {
     unsafe extern "C" fn on_trap(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
         // SAFETY: 1. the kernel passes it.
         let code = unsafe { (*info).si_code };
-        // SAFETY: 1. the kernel passes the context that it will restore; nobody else uses it.
-        let regs = unsafe { &mut (*context.cast::<libc::ucontext_t>()).uc_mcontext.__gregs };
-        let pc = regs[0];
         if code == libc::TRAP_BRKPT {
+            // SAFETY: 1. the kernel passes the context that it will restore; nobody else uses it.
+            let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+            let regs = &mut context.uc_mcontext.__gregs;
+            let pc = regs[0];
+            // No more than a copy, once this has returned: see `threads::frames`.
+            let link = &mut context.uc_link;
+            let mut done = || *link = std::ptr::without_provenance_mut(threads::ANSWERED as usize);
             match table::look(pc, |to| regs[0] = to, is_breakpoint) {
-                Found::Led => return,
+                Found::Led => return done(),
                 Found::Gone => {
                     // What this hart has fetched there is older than what stands there.
                     // SAFETY: 1. fetches anew, and changes nothing.
                     unsafe { std::arch::asm!("fence.i", options(nostack)) };
-                    return;
+                    return done();
                 }
                 Found::Unknown => {}
             }

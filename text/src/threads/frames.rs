@@ -26,8 +26,10 @@
 //!
 //! A stale frame in a dead part of a live stack (an array that nobody has written yet) cannot be
 //! told from a live one and counts: that errs on the safe side, and lasts until the thread moves.
-//! Frames of this module's own questions would be the most frequent ones; its handler marks them
-//! dead as it ends ([`ANSWERED`]).
+//! Frames of this module's own questions would be the most frequent ones, and those of traps would
+//! hold the very addresses that are asked about (one who has come by a trap, and then waits until
+//! nobody is where it led, would wait for itself). Both handlers mark theirs dead as they end
+//! ([`ANSWERED`]).
 //!
 //! Key types: [`Spans`], [`Frames`]. Source: `arch/riscv/kernel/signal.c` (`setup_rt_frame`),
 //! `arch/riscv/include/uapi/asm/{ucontext,sigcontext}.h`, `kernel/signal.c` (`__save_altstack`),
@@ -140,13 +142,13 @@ const SIGNAL_STACK_MAX_BYTES: u64 = 1 << 32;
 const MAX_STACKS: usize = 8;
 const PAGE_BYTES: u64 = 4096;
 
-/// What our own handler stores into its frame's `uc_link` as it ends: nobody reads that field on
-/// the way back, and the frame is no context of interest any more.
+/// What our own handlers (of questions, of traps) store into their frame's `uc_link` as they end:
+/// nobody reads that field on the way back, and the frame is no context of interest any more.
 ///
 /// Between the store and the end of `rt_sigreturn` the frame is still live. All signals but
 /// faults are masked there, and a thread that blocks there is in a fault or in `rt_sigreturn`
 /// itself: see [`Marked`].
-pub(super) const ANSWERED: u64 = 0x7262_7066_646f_6e65;
+pub(crate) const ANSWERED: u64 = 0x7262_7066_646f_6e65;
 /// Where that field is, from the `ucontext`.
 pub(super) const UC_LINK_OFF: usize = 8;
 

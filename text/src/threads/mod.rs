@@ -62,6 +62,9 @@ use std::time::Duration;
 
 use crate::{RxRange, TextError};
 
+#[cfg(target_arch = "riscv64")]
+pub(crate) use frames::ANSWERED;
+
 /// What must be proved absent: a thread whose pc, or the pc of a context that a signal interrupted
 /// on it, lies in one of the ranges, or of which the watch itself says that it is busy.
 pub trait Watch: Sync {

@@ -4,7 +4,9 @@ use std::ffi::{c_int, c_void};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rvbpf_text::{Detour, DetourKind, DetourState, TextError, divert_all, undivert_all};
+use rvbpf_text::{
+    Detour, DetourKind, DetourState, RxRange, TextError, divert_all, threads, undivert_all,
+};
 
 use super::detour_fns::*;
 use super::fns::*;
@@ -204,6 +206,29 @@ fn with_a_deaf_thread(while_deaf: impl FnOnce(i32, &dyn Fn())) {
         while_deaf(tid.load(Ordering::SeqCst) as i32, &hear);
         may_hear.store(2, Ordering::SeqCst);
     });
+}
+
+/// What the kernel has pushed for a trap lies in dead stack afterwards, and may lie in the frame of
+/// somebody who has not written there.
+#[test]
+fn a_trap_that_has_been_led_on_is_not_somebody_inside() {
+    #[inline(never)]
+    fn ask_over_dead_stack(range: RxRange) -> Result<(), TextError> {
+        let mut dead = std::mem::MaybeUninit::<[u8; 16 << 10]>::uninit();
+        std::hint::black_box(dead.as_mut_ptr());
+        let asked = threads::pass_by(&[range], Duration::from_secs(1));
+        std::hint::black_box(dead.as_mut_ptr());
+        asked
+    }
+    let _alone = alone();
+    let detours = trap(5);
+    let target = RxRange::new(detours[0].to, 8);
+    assert_eq!(divert_all(&detours), Ok(vec![DetourState::Trap]));
+    for _ in 0..3 {
+        assert_eq!(call(SITES[5].at(), 5), 5 + LED);
+        assert_eq!(ask_over_dead_stack(target), Ok(()));
+    }
+    undivert_all(&detours).unwrap();
 }
 
 #[test]
