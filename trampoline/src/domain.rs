@@ -38,8 +38,11 @@ const RECLAIM_BYTES: usize = 128 << 10;
 /// Retired bytes after which threads that never seem to sleep are asked where they are.
 const ASK_BYTES: usize = 4 * RECLAIM_BYTES;
 
-/// A thread between the words of a jump is given this long at least: it needs one instruction.
-const LEAVING: Duration = Duration::from_millis(50);
+/// A thread between the words of a jump is given this long to leave before others come first: it
+/// needs one instruction, and a hart.
+const LEAVING: Duration = Duration::from_secs(1);
+/// This long at least, however little is left.
+const LEAST_LEAVING: Duration = Duration::from_millis(50);
 
 /// Between two tries to free what is retired.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -217,7 +220,8 @@ impl Trampolines {
             let mut unpinned = Vec::new();
             {
                 let mut state = self.lock()?;
-                let nr_stuck = self.dismantle_idle(&mut state, round)?;
+                let left = end.saturating_duration_since(Instant::now());
+                let nr_stuck = self.dismantle_idle(&mut state, left.min(LEAVING))?;
                 let patience = Patience::Signal {
                     after: round / 2,
                     deadline: round,
@@ -364,7 +368,7 @@ impl Trampolines {
             .filter(|s| s.links.is_empty())
             .filter_map(|s| Some(s.entry.moved()?.detour.clone()))
             .collect();
-        match text::undivert_all_within(&detours, patience.max(LEAVING)) {
+        match text::undivert_all_within(&detours, patience.max(LEAST_LEAVING)) {
             Ok(()) => retire(state, |site| site.entry.moved().is_some()),
             // They are led to their copies for now.
             Err(TextError::Stuck { .. }) => return Ok(detours.len()),

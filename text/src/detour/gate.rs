@@ -23,7 +23,9 @@
 //!    that thread has no `clone` before it; who is born before that is listed by the second.
 //!
 //! Whoever waits at the gate holds no lock of the library, has its signals open, and answers
-//! questions ([`crate::threads`]). It spins, a few milliseconds as a rule, the patience of the
+//! questions ([`crate::threads`]), the first of them in step 2. It spins until it is asked, and then
+//! sleeps in the handler of the question ([`wait_here`]), or else those who wait would keep the
+//! harts from those who are waited for. It takes a few milliseconds as a rule, the patience of the
 //! change at most. The thread that changes must not come by: its signals are blocked, but for
 //! faults, SIGTRAP, questions and what the C library keeps for itself.
 //!
@@ -55,6 +57,8 @@ use crate::txn::{self, WordPatch};
 const PASSING: Duration = Duration::from_millis(500);
 /// When threads that run are asked.
 const LOOKING: Duration = Duration::from_millis(1);
+/// Between two looks of one who waits.
+const WAITING: Duration = Duration::from_millis(2);
 /// Between two tries to open it.
 const OPENING: Duration = Duration::from_millis(1);
 
@@ -90,6 +94,24 @@ impl Place {
         (known != NONE).then(|| Self {
             at: RxAddr::new(known),
         })
+    }
+}
+
+/// Where it is closed; 0 if it is not. For [`wait_here`].
+static CLOSED_AT: AtomicU64 = AtomicU64::new(0);
+
+/// Sleeps while a thread that a question has interrupted at `pc` could do no more than to spin
+/// there. Async-signal-safe.
+pub(crate) fn wait_here(pc: u64) {
+    let is_closed = || {
+        let at = RxAddr::new(pc);
+        // What is executed can be read. It counts, too: it is the parent's in a child that has a copy
+        // of the word alone.
+        CLOSED_AT.load(Ordering::Acquire) == pc
+            && half_of(sys::load_text_u32(at.align_down(4)), at) == insn::C_J_0
+    };
+    while is_closed() {
+        threads::pause(WAITING);
     }
 }
 
@@ -206,11 +228,13 @@ impl Held {
             half: half_of(old, at),
             nr_batches: 1,
         });
+        CLOSED_AT.store(at.get(), Ordering::Release);
         self.signals = Some(signals);
         Ok(Change::Closed)
     }
 
-    /// Waits until whoever came by before it closed shows it by its mask. Without the text lock.
+    /// Waits until whoever came by before it closed shows it by its mask, and makes those sleep who
+    /// wait at it. Without the text lock.
     pub(super) fn pass_by(&self) {
         let behind = self.place.map(Place::behind);
         let patience = Patience::Signal {
@@ -258,6 +282,7 @@ fn open(state: &mut State) -> Result<(), TextError> {
         let at = word_at;
         txn::store_for_good(state, WordPatch { at, old, new })?;
     }
+    CLOSED_AT.store(0, Ordering::Release);
     state.gate.closed = None;
     Ok(())
 }

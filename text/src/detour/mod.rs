@@ -121,7 +121,7 @@ use crate::threads;
 pub(crate) use change::Entry;
 use change::{Batch, IfStuck};
 use gate::Held;
-pub(crate) use gate::{Gate, open_in_child};
+pub(crate) use gate::{Gate, open_in_child, wait_here};
 use script::{Phase, Script, Shape};
 pub(crate) use table::{after_fork, remove as forget};
 
@@ -132,7 +132,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 const PATIENCE_BACK: Duration = Duration::from_secs(5);
 /// How long a thread may block SIGTRAP: it may be in a signal handler, between two calls that set
 /// its mask, or starting.
-const UNBLOCKING: Duration = Duration::from_secs(1);
+const UNBLOCKING: Duration = Duration::from_secs(2);
 
 /// One function's entry, and where its calls shall go.
 #[derive(Clone, Eq, PartialEq, Debug)]
@@ -285,6 +285,8 @@ fn planned(
         }
         drop(state);
         std::thread::sleep(Duration::from_millis(1));
+        // Who has come to the gate meanwhile shall not spin.
+        gate.pass_by();
     }
 }
 

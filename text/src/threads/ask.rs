@@ -331,6 +331,7 @@ extern "C" fn on_signal(_signo: c_int, info: *mut libc::siginfo_t, ucontext: *mu
             // 2. That the thread may go on `there` is the promise of `Watch::carry`.
             unsafe { pc.cast::<u64>().write_volatile(there) };
         });
+        crate::detour::wait_here(context.pc());
     }
     // No copy of the frame stays behind in dead stack.
     copy.fill(0);
