@@ -26,7 +26,7 @@ static int (*choose(void))(int)
 int tl_chosen(int x) __attribute__((ifunc("choose")));
 
 /* Nobody calls it, so the stub that it jumps to stays unbound. */
-long tl_unbound(void)
+pid_t tl_unbound(void)
 {
 	return getppid();
 }
@@ -37,7 +37,7 @@ __attribute__((noipa)) static long twice(long x)
 }
 
 /* Makes a frame. */
-long tl_in_library(long x)
+__attribute__((patchable_function_entry(0))) long tl_in_library(long a, long b)
 {
-	return twice(x + 1) * 3;
+	return twice(a + b) * 3;
 }

@@ -24,6 +24,6 @@ pub mod throws;
 /// A shared library, to be written to a file. Its constructor calls the function whose address
 /// stands in the variable `TL_ON_LOAD`, in hexadecimal digits. It exports `tl_chosen`, which has
 /// several implementations, `tl_unbound`, which ends in a stub that is not bound, and
-/// `tl_in_library`, which makes `6 * x + 6` of a `long`.
+/// `tl_in_library`, which makes `6 * (a + b)` of two `long`s and has no pad.
 #[cfg(target_arch = "riscv64")]
 pub const ON_LOAD: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/onload.so"));

@@ -1,11 +1,12 @@
 //! Too much, too far, too large.
 
+use std::ffi::c_long;
 use std::sync::Arc;
 use std::{fs, ptr};
 
 use pack_alloc::{Config, Near, PackAlloc, PackError};
 use rvbpf::{Error, HugePolicy, MAX_LINKS, Runtime, RxAddr, TrampError};
-use testlib::functions::{plain, tl_add2, tl_plain};
+use testlib::functions::{tl_add2, tl_no_pad};
 use text::TextError;
 use trampoline::{Attach, Prog, ProgKind, Trampolines, Traps};
 
@@ -184,6 +185,8 @@ fn gaps(from: u64, to: u64) -> Vec<(u64, u64)> {
     found
 }
 
+const NO_PAD: extern "C" fn(c_long, c_long) -> c_long = tl_no_pad;
+
 /// Takes all address space within reach of the function: in a child, whose address space is its
 /// own to spoil.
 #[test]
@@ -225,7 +228,7 @@ fn everything_in_reach_is_taken() {
         }
         let before = Before::new(&rt, &[ADD2 as *const ()]);
         let with_pad = refused(hook(&rt, ADD2).on_entry(|_| {}).attach());
-        let without = refused(hook(&rt, tl_plain[10]).on_entry(|_| {}).attach());
+        let without = refused(hook(&rt, NO_PAD).on_entry(|_| {}).attach());
         for error in [with_pad, without] {
             assert!(
                 error.to_string().contains("unmap something there"),
@@ -239,7 +242,7 @@ fn everything_in_reach_is_taken() {
             );
         }
         before.assert_unchanged();
-        assert_eq!((tl_add2(1, 2), tl_plain[10](5)), (3, plain(10, 5)));
+        assert_eq!((tl_add2(1, 2), NO_PAD(40, 2)), (3, 42));
         // What has its memory goes on.
         assert_eq!(weigh_from(1), (650, 650));
         assert_eq!(far.stats().runs, 1);

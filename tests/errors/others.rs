@@ -4,14 +4,14 @@ use std::ffi::c_long;
 use std::os::unix::fs::FileExt;
 
 use rvbpf::{EntryKind, Error, Runtime, TrampError};
-use testlib::functions::{plain, tl_plain};
+use testlib::functions::tl_no_pad;
 use text::TextError;
 
 use crate::common::library::Library;
 use crate::common::{assert_settled, code_at, hook, serial};
 use crate::{Before, assert_is, refused};
 
-type F = extern "C" fn(c_long) -> c_long;
+type F = extern "C" fn(c_long, c_long) -> c_long;
 
 /// The compressed `ebreak`, `ret`.
 const C_EBREAK: [u8; 2] = [0x02, 0x90];
@@ -45,13 +45,13 @@ fn takes_hooks(rt: &Runtime, f: F, want: c_long) {
     let before = code_at(f as *const ());
     let hooked = hook(rt, f).on_entry(|_| {}).attach().unwrap();
     assert_eq!(hooked.kind(), Some(EntryKind::Jump));
-    assert_eq!((f(5), hooked.stats().runs), (want, 1));
+    assert_eq!((f(40, 2), hooked.stats().runs), (want, 1));
     hooked.detach().unwrap();
     assert_settled(rt);
     assert_eq!(code_at(f as *const ()), before);
 }
 
-/// Everything that others may have done to `f`, which returns `want` of 5, and lies in a file
+/// Everything that others may have done to `f`, which returns `want` of 40 and 2, and lies in a file
 /// that is called `object`.
 fn others_come_first(f: F, want: c_long, object: &str) {
     let rt = Runtime::new().unwrap();
@@ -107,8 +107,7 @@ fn others_have_hooked_a_function_of_the_program() {
     let _one = serial();
     let name = std::env::current_exe().unwrap();
     let name = name.file_name().unwrap().to_str().unwrap();
-    // Makes a frame.
-    others_come_first(tl_plain[10], plain(10, 5), name);
+    others_come_first(tl_no_pad, 42, name);
 }
 
 #[test]
@@ -120,7 +119,7 @@ fn others_have_hooked_a_function_of_a_library() {
     // SAFETY:
     // 1. The library defines it so.
     let f: F = unsafe { std::mem::transmute::<*const (), F>(f) };
-    others_come_first(f, 36, library.name());
+    others_come_first(f, 252, library.name());
 }
 
 /// Ours is not others': what another runtime has done is said as such.
@@ -128,7 +127,7 @@ fn others_have_hooked_a_function_of_a_library() {
 fn another_runtime_has_hooked_a_function_without_a_pad() {
     let _one = serial();
     let (first, second) = (Runtime::new().unwrap(), Runtime::new().unwrap());
-    let f = tl_plain[10];
+    let f: F = tl_no_pad;
     let hooked = hook(&first, f).on_entry(|_| {}).attach().unwrap();
     let before = Before::new(&second, &[f as *const ()]);
     let error = refused(hook(&second, f).on_entry(|_| {}).attach());
@@ -138,8 +137,8 @@ fn another_runtime_has_hooked_a_function_without_a_pad() {
         Error::Tramp(TrampError::Text(TextError::HookedByOthers { .. }))
     );
     assert!(error.to_string().contains("runtime"), "{error}");
-    assert_eq!((f(5), hooked.stats().runs), (plain(10, 5), 1));
+    assert_eq!((f(40, 2), hooked.stats().runs), (42, 1));
     hooked.detach().unwrap();
     assert_settled(&first);
-    takes_hooks(&second, f, plain(10, 5));
+    takes_hooks(&second, f, 42);
 }

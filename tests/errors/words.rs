@@ -4,7 +4,7 @@
 use std::arch::global_asm;
 
 use rvbpf::{Error, FuncModel, HookBuilder, Runtime, TrampError};
-use text::TextError;
+use text::{Func, RxAddr, TextError};
 use trampoline::prologue::Refusal;
 
 use crate::common::serial;
@@ -43,10 +43,11 @@ er!(
 );
 er!(
     "loop",
+    "1:",
     "c.addi a0, -1",
     "c.addi a1, 1",
     "c.addi a2, 1",
-    "bnez a0, er_loop",
+    "bnez a0, 1b",
     "ret"
 );
 er!(
@@ -94,13 +95,10 @@ global_asm!(
     ".dword 0",
     ".dword 0",
     // What has been moved out of a function.
-    ".globl er_short.cold",
     ".type er_short.cold, @function",
     "er_short.cold:",
     "ret",
     ".size er_short.cold, . - er_short.cold",
-    ".globl er_short_cold",
-    ".set er_short_cold, er_short.cold",
 );
 
 unsafe extern "C" {
@@ -114,21 +112,20 @@ unsafe extern "C" {
     fn er_custom();
     fn er_endless();
     fn er_data();
-    fn er_short_cold();
 }
 
 type F = unsafe extern "C" fn();
 
-fn begin(rt: &Runtime, f: F) -> Result<HookBuilder<rvbpf::Untyped>, Error> {
+fn begin(rt: &Runtime, addr: *const ()) -> Result<HookBuilder<rvbpf::Untyped>, Error> {
     // SAFETY:
     // 1. Nothing is claimed of it.
-    unsafe { rt.hook_addr(f as *const (), FuncModel::untyped()) }
+    unsafe { rt.hook_addr(addr, FuncModel::untyped()) }
 }
 
-/// The error of hooking `f`, which must be refused; all `words` are in its message.
-fn refused_with(rt: &Runtime, f: F, words: &[&str]) -> Error {
-    let before = Before::new(rt, &[f as *const ()]);
-    let error = refused(begin(rt, f).and_then(|b| b.on_entry(|_| {}).attach()));
+/// The error of hooking what is at `addr`, which must be refused; all `words` are in its message.
+fn refused_with(rt: &Runtime, addr: *const (), words: &[&str]) -> Error {
+    let before = Before::new(rt, &[addr]);
+    let error = refused(begin(rt, addr).and_then(|b| b.on_entry(|_| {}).attach()));
     before.assert_unchanged();
     let message = error.to_string();
     for word in words {
@@ -180,7 +177,11 @@ fn instructions_that_cannot_be_moved() {
     ] {
         let place = format!("{:#x}: ", at(f, off));
         let ways_out = ["allow a trap", "-fpatchable-function-entry=5"];
-        let error = refused_with(&rt, f, &[&[word, &*place], &ways_out[..]].concat());
+        let error = refused_with(
+            &rt,
+            f as *const (),
+            &[&[word, &*place], &ways_out[..]].concat(),
+        );
         let Error::Tramp(TrampError::CannotMove { func, source }) = &error else {
             panic!("is {error:?}");
         };
@@ -192,13 +193,19 @@ fn instructions_that_cannot_be_moved() {
 fn addresses_of_no_function() {
     let _one = serial();
     let rt = Runtime::new().unwrap();
-    let error = refused_with(&rt, er_data, &["no unwind entry and no symbol"]);
+    let error = refused_with(
+        &rt,
+        er_data as *const (),
+        &["no unwind entry and no symbol"],
+    );
     assert_is!(
         error,
         Error::Tramp(TrampError::Text(TextError::DataInText { .. }))
     );
-    let words = ["er_short.cold", "pass the function itself"];
-    let error = refused_with(&rt, er_short_cold, &words);
+    let all = Func::all_in(RxAddr::new(er_short as usize as u64)).unwrap();
+    let is_part = |f: &&Func| f.name.as_deref() == Some("er_short.cold");
+    let part = all.iter().find(is_part).unwrap().entry.get() as *const ();
+    let error = refused_with(&rt, part, &["er_short.cold", "pass the function itself"]);
     assert_is!(
         error,
         Error::Tramp(TrampError::Text(TextError::FunctionPart { .. }))
@@ -207,7 +214,7 @@ fn addresses_of_no_function() {
         "-fasynchronous-unwind-tables",
         "-fpatchable-function-entry=5",
     ];
-    let error = refused_with(&rt, er_endless, &words);
+    let error = refused_with(&rt, er_endless as *const (), &words);
     assert_is!(error, Error::Tramp(TrampError::UnknownExtent { .. }));
 }
 
