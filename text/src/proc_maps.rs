@@ -3,8 +3,11 @@
 //! `region` answers what protection one address has; a batch of sites, and the question whether
 //! a page is still the one that we mapped there (inode and offset), need the lines themselves.
 //!
-//! Key types: [`ProcMaps`], [`Mapping`]. Neighbours: `foreign`, `txn`, `object`; crates above
-//! look for free address space with it. Source: `proc_pid_maps(5)`.
+//! Key types: [`ProcMaps`], [`Mapping`], `PageMap`. Neighbours: `foreign`, `txn`, `object`; crates
+//! above look for free address space with it. Source: `proc_pid_maps(5)`, `proc_pid_pagemap(5)`.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
@@ -157,6 +160,31 @@ impl ProcMaps {
             [b'r', _, b'x', _] => Err(TextError::WritableText { addr }),
             _ => Err(TextError::NotExecutable { addr }),
         }
+    }
+}
+
+/// What each page of this process is: `/proc/self/pagemap`.
+pub(crate) struct PageMap(File);
+
+impl PageMap {
+    /// `None` where the kernel has none, or does not let us see it.
+    pub(crate) fn open() -> Option<Self> {
+        File::open("/proc/self/pagemap").ok().map(Self)
+    }
+
+    /// Whether the page at `page`, of a private mapping, is a copy that a write has made: what is
+    /// stored in the file is not seen there any more.
+    pub(crate) fn is_copied(&self, page: RxAddr) -> bool {
+        const OF_FILE: u64 = 1 << 61;
+        const SWAPPED: u64 = 1 << 62;
+        const PRESENT: u64 = 1 << 63;
+        let off = page.get() / region::page::size() as u64 * 8;
+        let mut entry = [0; 8];
+        if self.0.read_exact_at(&mut entry, off).is_err() {
+            return false;
+        }
+        let entry = u64::from_le_bytes(entry);
+        entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0
     }
 }
 

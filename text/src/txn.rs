@@ -35,7 +35,7 @@ use crate::error::TextError;
 use crate::flush::{self, FlushScope, SyncMode, flush_icache};
 use crate::insn;
 use crate::map::Backing;
-use crate::proc_maps::ProcMaps;
+use crate::proc_maps::{PageMap, ProcMaps};
 use crate::state::{self, State};
 use crate::sys::{self, RwView, Sharing};
 
@@ -260,6 +260,11 @@ fn check_old(patches: &[WordPatch]) -> Result<(), TextError> {
 /// Makes every foreign page ours: new ones, and those that a debugger has written to since.
 fn adopt_pages(state: &mut State, patches: &[WordPatch], homes: &[Home]) -> Result<(), TextError> {
     let view = state.foreign.view()?;
+    let mut page_map = None;
+    let mut is_copied = |page| {
+        let page_map = page_map.get_or_insert_with(PageMap::open);
+        page_map.as_ref().is_some_and(|m| m.is_copied(page))
+    };
     let mut pages = Vec::new();
     for (p, home) in patches.iter().zip(homes) {
         match *home {
@@ -271,7 +276,8 @@ fn adopt_pages(state: &mut State, patches: &[WordPatch], homes: &[Home]) -> Resu
                     (Some(view), Some(off)) => view.load_u32(off) == p.old,
                     _ => false,
                 };
-                if !is_fresh {
+                // What a debugger has written and taken back reads the same, and is a copy still.
+                if !is_fresh || is_copied(page) {
                     pages.push(page);
                 }
             }
