@@ -78,7 +78,9 @@ impl<F: HookFn> HookBuilder<F> {
     /// Adds a native program that gets the BPF context itself.
     ///
     /// # Safety
-    /// 1. The program may run wherever the function is called, and returns.
+    /// 1. The program may run wherever the function is called, and returns: it neither throws (a
+    ///    Rust `extern "C"` function that panics ends the process), nor jumps out, nor ends its
+    ///    thread. An exception would leave its thread marked as being in the program.
     /// 2. It uses the context as [`crate::RawProg`] describes it.
     pub unsafe fn raw(mut self, prog: RawProg) -> Self {
         self.progs.push(prog.0);

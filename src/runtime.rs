@@ -207,8 +207,9 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::Tramp`] with `StillInUse` when threads are still inside hooked calls or programs
-    /// after `patience`; nothing is lost. So it is for ever after a run that `longjmp` has left,
-    /// and in the child of a `fork` while other threads ran programs that make tail calls.
+    /// after `patience`; nothing is lost. So it is for ever after a call that `longjmp` has left, or
+    /// that a child of `vfork` has ended in, and in the child of a `fork` while other threads ran
+    /// programs that make tail calls.
     #[doc(alias = "synchronize_rcu_tasks")]
     pub fn synchronize(&self, patience: Duration) -> Result<(), Error> {
         let end = Instant::now() + patience;

@@ -13,7 +13,7 @@ use std::thread;
 
 use common::{
     ADD2, Child, Count, PATIENCE, SUM, WEIGH12, assert_settled, call_back, call_through, code_at,
-    hook, in_child, pipe, send, serial, sites, weigh_from,
+    hook, in_child, pipe, send, serial, sites, vfork, weigh_from,
 };
 use rvbpf::{Hook, Runtime};
 use testlib::functions::{tl_add2, tl_read_byte};
@@ -465,27 +465,10 @@ extern "C" fn call_and_leave(_: *mut c_void) -> i32 {
     i32::from(tl_add2(40, 2) != 42)
 }
 
-/// As `vfork`, but on a stack of its own, as `posix_spawn` does it: the child shares the parent's
-/// memory, so its hooked call is counted in the parent.
+/// The child shares the parent's memory, so its hooked call is counted in the parent.
 fn vfork_and_call(count: &Count) {
-    let mut stack = vec![0_u128; 1 << 12];
-    let flags = libc::CLONE_VM | libc::CLONE_VFORK | libc::SIGCHLD;
     let before = count.get();
-    // SAFETY:
-    // 1. The child calls a C function whose hooks touch only memory that may be shared, on 64 KiB
-    //    of stack that outlive it: this thread goes on when it has ended.
-    let pid = unsafe {
-        libc::clone(
-            call_and_leave,
-            stack.as_mut_ptr_range().end.cast(),
-            flags,
-            ptr::null_mut(),
-        )
-    };
-    let mut status = -1;
-    // SAFETY:
-    // 1. Our own child; `status` is writable.
-    common::checked(unsafe { libc::waitpid(common::checked(pid), &raw mut status, 0) });
-    assert_eq!((status, count.get() - before), (0, 1));
+    assert_eq!(vfork(call_and_leave, ptr::null_mut()), 0);
+    assert_eq!(count.get() - before, 1);
     call(count, 1);
 }

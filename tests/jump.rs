@@ -2,7 +2,7 @@
 //!
 //! `fns` are functions whose first instructions are hard to move; `moved` calls them hooked,
 //! switched and taken apart, under load, `held` while a thread is inside; `libc` hooks the C library
-//! by name, `loading` while libraries are opened.
+//! by name, `loading` while libraries are opened; `spawn` has children in the same memory.
 #![cfg(target_arch = "riscv64")]
 #![expect(unsafe_code, reason = "assembly functions, and those of the C library")]
 
@@ -18,3 +18,5 @@ mod libc_by_name;
 mod loading;
 #[path = "jump/moved.rs"]
 mod moved;
+#[path = "jump/spawn.rs"]
+mod spawn;

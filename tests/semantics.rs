@@ -29,3 +29,5 @@ mod storms;
 mod survive;
 #[path = "semantics/unknown.rs"]
 mod unknown;
+#[path = "semantics/vfork.rs"]
+mod vfork;

@@ -5,7 +5,9 @@
 //! call of each number, and every 16th.
 //!
 //! A filter of the kernel stops each call of the changing thread, and this process decides: see
-//! `refuse`. Memory for the heap is left out: without it Rust's collections end the process.
+//! `refuse`. Memory for code is among what is refused: packs are files in memory and their maps
+//! (`errors/limits.rs` has their limits). Memory for the heap is not: without it Rust's
+//! collections end the process, by design.
 #![cfg(target_arch = "riscv64")]
 #![expect(unsafe_code, reason = "a seccomp filter, and hooks")]
 
@@ -224,17 +226,37 @@ fn synchronizing() -> Change<(), ()> {
 }
 
 #[test]
-fn slow_no_memory() {
+fn slow_attach_no_memory() {
     let _one = serial();
     attaching().at_each_call(libc::ENOMEM);
+}
+
+#[test]
+fn slow_attach_not_permitted() {
+    let _one = serial();
+    attaching().at_each_call(libc::EPERM);
+}
+
+#[test]
+fn slow_detach_no_memory() {
+    let _one = serial();
     detaching().at_each_call(libc::ENOMEM);
+}
+
+#[test]
+fn slow_detach_not_permitted() {
+    let _one = serial();
+    detaching().at_each_call(libc::EPERM);
+}
+
+#[test]
+fn slow_synchronize_no_memory() {
+    let _one = serial();
     synchronizing().at_each_call(libc::ENOMEM);
 }
 
 #[test]
-fn slow_not_permitted() {
+fn slow_synchronize_not_permitted() {
     let _one = serial();
-    attaching().at_each_call(libc::EPERM);
-    detaching().at_each_call(libc::EPERM);
     synchronizing().at_each_call(libc::EPERM);
 }

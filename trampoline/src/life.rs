@@ -16,6 +16,8 @@
 //! | in a signal handler that interrupted one of these | the signal frame's pc, or the same counter or guard |
 //! | left by an exception, a panic or `pthread_exit` | it lands in the image, which counts it out |
 //! | left by `longjmp` | the counter does not return to zero, and the image is kept: for good if the frame was on the stack, until it is collected (`shadow`) if it was not |
+//! | in a child of `vfork`, which has the thread pointer of a thread that waits | that thread's guard and the counter; a child whose thread is not registered runs programs in the slow path alone (`table`) |
+//! | left by such a child that ends, or `exec`s, inside | as by `longjmp` |
 //!
 //! So freeing takes two passes of [`text::threads`] around the counter:
 //!

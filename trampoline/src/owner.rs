@@ -54,6 +54,7 @@ static WHEN_LOADED: extern "C" fn() = when_loaded;
 extern "C" fn when_loaded() {
     // SAFETY: 1. the handlers are functions that stay for the life of the process.
     unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+    table::take_process();
 }
 
 unsafe extern "C" fn prepare() {

@@ -333,7 +333,7 @@ impl Below {
 /// Maps a stack for a thread that has none, or takes over what an ended thread has left.
 fn make(block: &ThreadBlock) -> Option<u64> {
     if block.guard.load(Relaxed) == 0 {
-        table::register(block)?;
+        table::register(block).ok()?;
         block.guard.store(guard::idle_value(block.addr()), Relaxed);
     }
     let owner = table::shadow_of_this_thread()?;

@@ -18,7 +18,7 @@ use std::sync::atomic::compiler_fence;
 
 use crate::guard::{self, MAX_NESTING, ThreadBlock};
 use crate::prog::{Needs, Prog, ProgFn, ProgKind, ProgState, RetFrom};
-use crate::table;
+use crate::table::{self, Unregistered};
 
 /// One program of one phase, as the slow path sees it.
 #[derive(Debug)]
@@ -96,15 +96,23 @@ pub(crate) unsafe extern "C" fn run_slow(key: u64, phase: u64, ctx: *mut u64) ->
     };
 
     let held = block.guard.load(Relaxed);
-    let verdict = if held == 0 && table::register(block).is_none() {
-        count_missed(desc, phase)
-    } else if held == 0 || held == idle {
-        // Idle: a signal handler registered the thread between the image's look and ours.
+    let registered = match held {
+        0 => table::register(block),
+        _ => Ok(()),
+    };
+    let verdict = match registered {
+        Err(Unregistered::NoMemory) => count_missed(desc, phase),
+        // The count of calls in flight keeps the image, and those of nested programs, which come
+        // here too. The thread that waits comes here with its own first call.
         // SAFETY: 1. `desc` and `ctx` belong together (caller).
-        unsafe { run_as(block, key, idle, desc, phase, ctx) }
-    } else {
+        Err(Unregistered::Guest) => unsafe { run_as(block, key, 0, desc, phase, ctx) },
+        // Idle: a signal handler registered the thread between the image's look and ours.
+        Ok(()) if held == 0 || held == idle => {
+            // SAFETY: as above.
+            unsafe { run_as(block, key, idle, desc, phase, ctx) }
+        }
         // SAFETY: as above; `held` is the key of an image whose programs this thread runs.
-        unsafe { run_nested(block, key, held, desc, phase, ctx) }
+        Ok(()) => unsafe { run_nested(block, key, held, desc, phase, ctx) },
     };
     verdict as u64
 }

@@ -59,18 +59,38 @@ pub(crate) fn gettid() -> i32 {
     unsafe { libc::gettid() }
 }
 
-/// Puts the calling thread into the table. Safe in signal handlers. `None` when there is no
-/// memory for a slab: the thread must then not run programs, since a grace period could not see
-/// that it does.
-#[must_use]
-pub(crate) fn register(block: &ThreadBlock) -> Option<()> {
+/// The process whose threads are registered; 0 before this is loaded.
+static PROCESS: AtomicI32 = AtomicI32::new(0);
+
+/// From here on threads of the calling process are registered, and no others.
+pub(crate) fn take_process() {
+    PROCESS.store(std::process::id() as i32, Ordering::Relaxed);
+}
+
+/// Why a thread is not registered.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Unregistered {
+    /// There is no memory for a slab. The thread must then not run programs, since a grace period
+    /// could not see that it does.
+    NoMemory,
+    /// It is a child of `vfork` or the like, which runs with the memory and the thread pointer of a
+    /// thread that waits for it. Its id says nothing of that thread.
+    Guest,
+}
+
+/// Puts the calling thread into the table. Safe in signal handlers.
+pub(crate) fn register(block: &ThreadBlock) -> Result<(), Unregistered> {
+    let process = PROCESS.load(Ordering::Relaxed);
+    if process != 0 && process != std::process::id() as i32 {
+        return Err(Unregistered::Guest);
+    }
     let tid = gettid();
-    let (index, entry) = claim(tid)?;
+    let (index, entry) = claim(tid).ok_or(Unregistered::NoMemory)?;
     entry.block.store(block.addr(), Ordering::Relaxed);
     entry.tid.store(tid, Ordering::Release);
     let shard_off = (index % SHARDS * SHARD_BYTES) as u64;
     block.shard_off.store(shard_off, Ordering::Relaxed);
-    Some(())
+    Ok(())
 }
 
 /// Claims the entry that a dead thread of the same id left, else a free one, else one of a new
@@ -209,6 +229,7 @@ fn is_alive(tid: i32) -> bool {
 
 /// In the child of a fork: the one thread has a new id.
 pub(crate) fn after_fork_in_child() {
+    take_process();
     let block = guard::block().addr();
     let tid = gettid();
     for e in entries().filter(|e| e.tid.load(Ordering::Relaxed) > 0) {

@@ -60,14 +60,16 @@ impl Report {
         let name = self.running.take().unwrap_or_default();
         let seconds = millis as f64 / 1000.0;
         self.took.push((millis, format!("{name} ({place})")));
+        let output = String::from_utf8_lossy(&std::mem::take(&mut self.output)).into_owned();
+        if !output.is_empty() {
+            println!("---- output of {name} ----\n{}\n----", output.trim_end());
+        }
         match outcome {
             Outcome::Passed => {
                 println!("PASS {name} ({seconds:.2} s)");
                 self.passed += 1;
             }
             Outcome::Failed { how } => {
-                let output = String::from_utf8_lossy(&self.output).into_owned();
-                println!("---- output of {name} ----\n{}\n----", output.trim_end());
                 self.fail(place, &name, &format!("{how}, after {seconds:.2} s"));
             }
         }

@@ -85,9 +85,12 @@
 //!   for itself. One of real-time priority that waits at the gate, on the only hart that the
 //!   change could use, keeps it from going on for as long as the scheduler lets it.
 //! - A child of `vfork` or `posix_spawn` runs in this memory: a trap finds the handlers that the
-//!   child has. `vfork` keeps ours; glibc's `posix_spawn` resets them, and a child that comes by a
-//!   trap before `exec` dies, which the parent sees as a failed spawn. Step 2 takes no parent of such
-//!   a child for passed by.
+//!   child has. Those of `vfork` are ours, if the child is younger than the first detour; glibc's
+//!   `posix_spawn` resets them. A child without them that comes by a trap before `exec` dies of
+//!   SIGTRAP: `posix_spawn` has succeeded, the wait status says so, and the parent is as it was. So
+//!   what such children call is better diverted by a jump; a trap that stays ends all of them.
+//!   Step 2 takes no parent of such a child for passed by. A thread in `posix_spawn` blocks SIGTRAP,
+//!   so where one always is, changes are refused before step 1.
 //! - Code that is entered in its covered bytes in another way: see above, the caller's promise.
 //! - A debugger sees our traps before we do.
 //!

@@ -86,13 +86,13 @@ impl Drop for Pin {
     }
 }
 
-/// Puts the calling thread into the table, if it is not there. Non-zero: there is no memory for
-/// that. Safe in signal handlers.
+/// Puts the calling thread into the table, if it is not there. Non-zero: it is not to be had there.
+/// Safe in signal handlers.
 extern "C" fn register_thread() -> u64 {
     let block = guard::block();
     let idle = guard::idle_value(block.addr());
     if block.guard.load(Relaxed) == 0 {
-        if table::register(block).is_none() {
+        if table::register(block).is_err() {
             return 1;
         }
         // A signal handler may have been quicker, but it has put back what it found: idle.

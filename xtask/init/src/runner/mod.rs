@@ -28,7 +28,7 @@ use rustix::{
 };
 
 use crate::{
-    job::{Job, Kind, test_limit},
+    job::{Job, Kind, LIMIT_VAR, SHOW_VAR},
     protocol::{Blob, CHUNK_BYTES, Event, Outcome, Stream},
 };
 
@@ -81,10 +81,11 @@ fn run_tests(job: &Job, chosen: &[&str], sink: &mut dyn FnMut(Event)) -> Result<
         });
         let start = Instant::now();
         let args = ["--exact", &name, "--nocapture", "--test-threads=1"];
-        let ended = run_captured(job, &args, test_limit(&name))?;
+        let limit = job.test_limit(&name).context(LIMIT_VAR)?;
+        let ended = run_captured(job, &args, limit)?;
         let millis = u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX);
         let outcome = ended.outcome();
-        if outcome != Outcome::Passed {
+        if outcome != Outcome::Passed || job.env.contains_key(SHOW_VAR) {
             for part in ended.output.chunks(CHUNK_BYTES) {
                 let data = Blob(part.to_vec());
                 sink(Event::Output {
