@@ -124,7 +124,7 @@ fn hooks_come_and_go_under_children_of_vfork() {
     });
     let children = children.into_inner();
     println!("{children} children of vfork under {changes} changes, {in_use} waited in vain");
-    assert!(changes + in_use > 0 && children > 20, "{children}");
+    assert!(changes > 0 && children > 20, "{changes}, {in_use}");
     assert_settled(&rt);
     let after: Vec<_> = cases().map(|c| code_at(c.f as *const ())).collect();
     assert_eq!(after, before);
