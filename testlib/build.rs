@@ -65,8 +65,6 @@ fn compile_functions() {
     // As distributions compile.
     let mut plain = compiler();
     plain.opt_level(2).flag("-fomit-frame-pointer");
-    // Whatever the environment says.
-    plain.flag("-fpatchable-function-entry=0");
     plain.file("c/plain.c").compile("testlib_plain");
 }
 

