@@ -216,7 +216,8 @@ counting; {} bytes of pad at {}",
         /// The instructions of one stretch of calls, the least of many.
         fn least(&mut self, f: *const ()) -> Result<u64, Error> {
             common::least(&mut self.counter, STRETCHES, || {
-                // SAFETY: 1. `f` looks at no argument but the first twelve `long`s, which it is given.
+                // SAFETY: 1. `f` looks at no argument but the first twelve `long`s, which it is
+                // given.
                 unsafe { bench_loop(f, CALLS) };
             })
         }

@@ -197,7 +197,8 @@ impl Hook {
     }
 }
 
-/// Detaches all of `hooks`, which belong to one runtime, or none, with a constant number of flushes.
+/// Detaches all of `hooks`, which belong to one runtime, or none, with a constant number of
+/// flushes.
 pub(crate) fn detach_all<'h>(hooks: impl IntoIterator<Item = &'h Hook>) -> Result<(), Error> {
     let hooks: Vec<&Hook> = hooks.into_iter().collect();
     let mut taken = Vec::new();

@@ -131,9 +131,9 @@ fn has_sound_rows(unwind: &Unwind) -> bool {
     !inside.is_empty() && in_order && unwind.rows.iter().all(sound)
 }
 
-/// Hosted code. Clones share it; it is freed with the last of them, and nobody may be in it then. (A
-/// hook's program must not let go of the last one while it runs in the midst of a change of hooks by
-/// its own thread, as on `malloc`: it would wait for itself.)
+/// Hosted code. Clones share it; it is freed with the last of them, and nobody may be in it then.
+/// (A hook's program must not let go of the last one while it runs in the midst of a change of
+/// hooks by its own thread, as on `malloc`: it would wait for itself.)
 #[derive(Clone, Debug)]
 pub struct Hosted {
     code: Arc<Code>,

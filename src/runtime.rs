@@ -75,8 +75,8 @@ impl Builder {
         self
     }
 
-    /// Who is told of images, programs and hosted code, besides unwinders: gdb, and whom the variable
-    /// `RVBPF_TOOLS` names (`gdb`, `perf-map`, `jitdump`, with commas between).
+    /// Who is told of images, programs and hosted code, besides unwinders: gdb, and whom the
+    /// variable `RVBPF_TOOLS` names (`gdb`, `perf-map`, `jitdump`, with commas between).
     pub fn tools(mut self, tools: Tools) -> Self {
         self.tools = tools;
         self
@@ -207,9 +207,9 @@ impl Runtime {
     ///
     /// # Errors
     /// [`Error::Tramp`] with `StillInUse` when threads are still inside hooked calls or programs
-    /// after `patience`; nothing is lost. So it is for ever after a call that `longjmp` has left, or
-    /// that a child of `vfork` has ended in, and in the child of a `fork` while other threads ran
-    /// programs that make tail calls.
+    /// after `patience`; nothing is lost. So it is for ever after a call that `longjmp` has left,
+    /// or that a child of `vfork` has ended in, and in the child of a `fork` while other threads
+    /// ran programs that make tail calls.
     #[doc(alias = "synchronize_rcu_tasks")]
     pub fn synchronize(&self, patience: Duration) -> Result<(), Error> {
         let end = Instant::now() + patience;

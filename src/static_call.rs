@@ -1,7 +1,7 @@
 //! Static calls: a call through a direct jump, whose target can be changed at any time.
 //!
-//! A function pointer is loaded and predicted with each call. A static call is a call of a stub, and
-//! the stub a direct jump: two instructions, which the change of text leads elsewhere under
+//! A function pointer is loaded and predicted with each call. A static call is a call of a stub,
+//! and the stub a direct jump: two instructions, which the change of text leads elsewhere under
 //! running callers. For what is called often and changed seldom.
 //!
 //! Key types: [`StaticCall`], a stub in a pack, for code that finds its address at run time;

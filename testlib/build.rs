@@ -1,5 +1,5 @@
-//! Compiles the C and C++ functions of this crate, hand-written and generated, for riscv64; on any other
-//! target there is nothing to build.
+//! Compiles the C and C++ functions of this crate, hand-written and generated, for riscv64; on any
+//! other target there is nothing to build.
 //!
 //! `RVBPF_ABI_SEED` and `RVBPF_ABI_COUNT` choose other signatures and more of them.
 

@@ -1,8 +1,8 @@
 //! Functions without entry pads: hooked by a jump over moved instructions, or by a trap.
 //!
 //! `fns` are functions whose first instructions are hard to move; `moved` calls them hooked,
-//! switched and taken apart, under load, `held` while a thread is inside; `libc` hooks the C library
-//! by name, `loading` while libraries are opened; `spawn` has children in the same memory.
+//! switched and taken apart, under load, `held` while a thread is inside; `libc` hooks the C
+//! library by name, `loading` while libraries are opened; `spawn` has children in the same memory.
 #![cfg(target_arch = "riscv64")]
 #![expect(unsafe_code, reason = "assembly functions, and those of the C library")]
 

@@ -21,9 +21,9 @@
 //! the pad's credit, as in `benches/trampoline.rs`.
 //!
 //! *Near and far.* A `jal` needs free address space within 1 MiB of the function, on a boundary of
-//! 2 MiB, and where libraries are loaded is chance. So zlib is loaded and closed, with a little more
-//! of the address space taken each time, until it lies as a row wants it; which jump it was is read
-//! from the function.
+//! 2 MiB, and where libraries are loaded is chance. So zlib is loaded and closed, with a little
+//! more of the address space taken each time, until it lies as a row wants it; which jump it was is
+//! read from the function.
 //!
 //! Peers, counted in the same way in the same VM under Linux 7.2 (DESIGN of this project): `uprobe`
 //! with an empty BPF program, and `sigtrap`, which is the row of that name there.

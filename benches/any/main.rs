@@ -14,9 +14,9 @@
 //! | `code` | `jump/LIBRARY`, `trap/LIBRARY`, `refused/LIBRARY`: functions; `jump_share` |
 //! | not set | all |
 //!
-//! Prints tables, with the reasons against jumps, and writes `any.json`. Fails when a goal is missed:
-//! of the functions with room for a jump 95 in a hundred are to be hooked by one, which is to cost at
-//! most 6 instructions more than a hook of a function with a pad.
+//! Prints tables, with the reasons against jumps, and writes `any.json`. Fails when a goal is
+//! missed: of the functions with room for a jump 95 in a hundred are to be hooked by one, which is
+//! to cost at most 6 instructions more than a hook of a function with a pad.
 #![expect(unsafe_code, reason = "loads libraries and reads their code")]
 
 #[cfg(target_arch = "riscv64")]

@@ -2,11 +2,11 @@
 //!
 //! Sizes are spread log-uniformly over [`SIZES`]: as many programs between 64 and 128 bytes as
 //! between 512 and 1,024. They go by the golden ratio, so that any number of programs has about the
-//! same mixture (R. C. Richtmyer's sequence), and numbers of programs can be compared. Since a program has no branch, a call executes all of it once, from its
-//! first byte to its last, which is how the model knows the addresses that are executed; and since
-//! it refers to no address, it is compiled once and runs wherever it is copied. [`Corpus::new`] looks
-//! that both is so. A program returns its number, so that the sum of the results tells whether the
-//! right ones were called.
+//! same mixture (R. C. Richtmyer's sequence), and numbers of programs can be compared. Since a
+//! program has no branch, a call executes all of it once, from its first byte to its last, which is
+//! how the model knows the addresses that are executed; and since it refers to no address, it is
+//! compiled once and runs wherever it is copied. [`Corpus::new`] looks that both is so. A program
+//! returns its number, so that the sum of the results tells whether the right ones were called.
 //!
 //! Key type: [`Corpus`]. Neighbour: `place` puts them into packs.
 

@@ -12,8 +12,8 @@
 //! *Model.* Everywhere, the TLBs of a core (`tlb`; the U74's unless told otherwise), driven by the
 //! addresses that were executed: the loop's page and the pages of each program, in the order of the
 //! calls, after one pass through all of them. What is the model's says so. A miss of a level is an
-//! access that came as far as this level and was not translated there: in rows, `misses` are those of
-//! the first level, whatever the second does with them, and `walks` those of the last.
+//! access that came as far as this level and was not translated there: in rows, `misses` are those
+//! of the first level, whatever the second does with them, and `walks` those of the last.
 //!
 //! Writes `itlb.json`, `itlb.csv` and plots into the folder that `RVBPF_OUT` names, or into
 //! `target/bench`. Fails when the huge pack misses more than 1/50 of what one page per program

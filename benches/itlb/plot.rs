@@ -1,8 +1,8 @@
 //! Plots: a panel for each order of calls, a curve for each layout, both axes logarithmic.
 //!
-//! Curves differ by colour, by dashes and by markers, so that they can be told apart without colour.
-//! What is zero, or less than an axis shows, stands on a line of its own below the axis's end, which
-//! is marked 0.
+//! Curves differ by colour, by dashes and by markers, so that they can be told apart without
+//! colour. What is zero, or less than an axis shows, stands on a line of its own below the axis's
+//! end, which is marked 0.
 //!
 //! Key function: [`draw`]. Neighbour: `plotters` knows SVG and axes.
 

@@ -67,8 +67,8 @@ struct Run<'a> {
 }
 
 impl Run<'_> {
-    /// All points of a layout. What does not depend on the calls is placed once, as many programs as
-    /// there will be, of which the first are called.
+    /// All points of a layout. What does not depend on the calls is placed once, as many programs
+    /// as there will be, of which the first are called.
     fn layout(
         &mut self,
         corpus: &Corpus,

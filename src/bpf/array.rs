@@ -16,8 +16,8 @@
 //! | between counting out and the run's `ret` | that is code of the program that was entered, which its caller holds; a program whose budget ends has gone there before |
 //! | left by `longjmp`, or by `fork` in the child's other threads | the line never returns to zero: all that is taken out later is kept |
 //!
-//! Key types: [`ProgArray`]. Neighbours: `env` holds arrays, `jit` reads them, `interp` too. Source:
-//! kernel `kernel/bpf/arraymap.c` (`prog_array_map_clear`), `kernel/bpf/core.c`
+//! Key types: [`ProgArray`]. Neighbours: `env` holds arrays, `jit` reads them, `interp` too.
+//! Source: kernel `kernel/bpf/arraymap.c` (`prog_array_map_clear`), `kernel/bpf/core.c`
 //! (`bpf_prog_map_compatible`).
 
 use std::mem::Discriminant;

@@ -326,7 +326,8 @@ impl Leave {
     /// Waits until no thread is inside, `patience` at most.
     ///
     /// # Errors
-    /// [`OpsError::StillInside`]: wait again, or drop this: what the table needs is kept until then.
+    /// [`OpsError::StillInside`]: wait again, or drop this: what the table needs is kept until
+    /// then.
     /// [`OpsError::Myself`]: this thread is; waiting does not help.
     pub fn wait(&mut self, patience: Duration) -> Result<(), OpsError> {
         let table = self.table;

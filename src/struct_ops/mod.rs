@@ -3,8 +3,9 @@
 //! A C table of functions, a `#[repr(C)]` struct of function pointers and data, is described by
 //! [`#[derive(StructOps)]`](macro@crate::StructOps). A [`Table`] is one version of it: each member
 //! is a Rust function, a closure, a BPF program, or what the type has as its default.
-//! [`Runtime::register`](crate::Runtime::register) gives a [`Link`], whose table C code calls directly; [`Link::update`]
-//! swaps the whole table under callers that hold no lock and execute no atomic instruction.
+//! [`Runtime::register`](crate::Runtime::register) gives a [`Link`], whose table C code calls
+//! directly; [`Link::update`] swaps the whole table under callers that hold no lock and execute no
+//! atomic instruction.
 //!
 //! ```no_run
 //! # #[cfg(target_arch = "riscv64")]

@@ -172,8 +172,8 @@ impl<T: StructOps> TableBuilder<T> {
     /// by reference what it writes to where slot 0 points.
     ///
     /// # Safety
-    /// 1. The program's loads, stores and calls are sound in any call of the member, and it ends, by
-    ///    itself or by its budget.
+    /// 1. The program's loads, stores and calls are sound in any call of the member, and it ends,
+    ///    by itself or by its budget.
     #[doc(alias = "BPF_PROG_TYPE_STRUCT_OPS")]
     pub unsafe fn bpf<F: MemberFn>(self, member: MemberKey<T, F>, prog: &BpfProg) -> Self {
         let index = member.index();

@@ -1,7 +1,7 @@
 //! What there is to know of a piece of code.
 //!
-//! Key types: [`CodeInfo`], [`Symbol`], [`LineEntry`], [`Unwind`], [`Landing`]. Offsets are in bytes from the
-//! start of the code.
+//! Key types: [`CodeInfo`], [`Symbol`], [`LineEntry`], [`Unwind`], [`Landing`]. Offsets are in
+//! bytes from the start of the code.
 
 use std::sync::Arc;
 

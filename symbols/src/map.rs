@@ -5,9 +5,9 @@
 //!   start      bytes, both hex
 //! ```
 //!
-//! Lines of code that is gone stay, since samples of it may be in the records; when other code comes
-//! to the same place, the file is written anew without them. A child of a fork has a file of its
-//! own, from the first code on that comes or goes in it.
+//! Lines of code that is gone stay, since samples of it may be in the records; when other code
+//! comes to the same place, the file is written anew without them. A child of a fork has a file of
+//! its own, from the first code on that comes or goes in it.
 //!
 //! Key type: [`Registered`]. Source: Linux `tools/perf/Documentation/jit-interface.txt`.
 

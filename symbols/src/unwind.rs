@@ -15,8 +15,9 @@
 //! dropped then, but left through code of its own, as with `__attribute__((cleanup))`. Each FDE
 //! says where its table of landings is, from its own place on, so the bytes may be copied.
 //!
-//! Key types: [`Registered`]. Neighbours: `elf` gives gdb the same rows. Source: LSB Core, "Exception
-//! Frames"; DWARF 5, 6.4; RISC-V DWARF specification, "Register numbers"; gcc `unwind-dw2-fde.c`.
+//! Key types: [`Registered`]. Neighbours: `elf` gives gdb the same rows. Source: LSB Core,
+//! "Exception Frames"; DWARF 5, 6.4; RISC-V DWARF specification, "Register numbers"; gcc
+//! `unwind-dw2-fde.c`.
 
 #![expect(unsafe_code, reason = "registers frames with libgcc")]
 

@@ -8,8 +8,8 @@
 //!   sees every register and stack word that passes.
 //! - [`sig`]: the random signatures of those.
 //!
-//! The C and the C++ are compiled for riscv64 with `-fpatchable-function-entry=5`, whatever the environment
-//! says. On other targets only [`sig`] is there.
+//! The C and the C++ are compiled for riscv64 with `-fpatchable-function-entry=5`, whatever the
+//! environment says. On other targets only [`sig`] is there.
 
 #[cfg(target_arch = "riscv64")]
 pub mod abi;

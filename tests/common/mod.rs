@@ -278,9 +278,9 @@ impl Child {
     }
 }
 
-/// Runs `child` with `arg` as C's `vfork` would, but on a stack of its own, as `posix_spawn` does it:
-/// the child has this thread's memory and thread pointer, and the thread waits. Gives the child's
-/// wait status.
+/// Runs `child` with `arg` as C's `vfork` would, but on a stack of its own, as `posix_spawn` does
+/// it: the child has this thread's memory and thread pointer, and the thread waits. Gives the
+/// child's wait status.
 ///
 /// `child` must leave alone what the thread's own frames, locks and heap are in the midst of.
 pub(crate) fn vfork(child: extern "C" fn(*mut c_void) -> c_int, arg: *mut c_void) -> c_int {

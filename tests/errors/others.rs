@@ -51,8 +51,8 @@ fn takes_hooks(rt: &Runtime, f: F, want: c_long) {
     assert_eq!(code_at(f as *const ()), before);
 }
 
-/// Everything that others may have done to `f`, which returns `want` of 40 and 2, and lies in a file
-/// that is called `object`.
+/// Everything that others may have done to `f`, which returns `want` of 40 and 2, and lies in a
+/// file that is called `object`.
 fn others_come_first(f: F, want: c_long, object: &str) {
     let rt = Runtime::new().unwrap();
     let entry = f as *const ();

@@ -59,8 +59,8 @@ fn first_in_first_out_does_not_look_at_use() {
 fn random_replacement_takes_any_of_a_full_set() {
     let mut random = tlb(&[&format!("{FULL3} replacement=random")]);
     assert_eq!(letters(&mut random, &[1, 2, 3, 1, 2, 3]), "mmmhhh");
-    // Going round through 4 pages: LRU would miss 4,000 times. Here a page survives the three misses
-    // between its uses at most now and then, and is gone at least now and then.
+    // Going round through 4 pages: LRU would miss 4,000 times. Here a page survives the three
+    // misses between its uses at most now and then, and is gone at least now and then.
     let misses = misses_of(&mut random, (0..4000).map(|n| n % 4))[0];
     assert!((1000..3000).contains(&misses), "{misses}");
 }

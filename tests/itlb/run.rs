@@ -38,8 +38,9 @@ fn misses(outcome: &Outcome, layout: Layout, order: Order, programs: usize) -> f
 fn a_short_run_finds_what_can_be_worked_out_by_hand() {
     let plan = plan("short", "--programs 39,40,512");
     let outcome = measure(&plan).expect("measured");
-    // The loop has a page of its own: 39 are left in the U74's first level. With one more than there
-    // is room for, going round misses all the time, and the loop's page, used in between, stays.
+    // The loop has a page of its own: 39 are left in the U74's first level. With one more than
+    // there is room for, going round misses all the time, and the loop's page, used in between,
+    // stays.
     for (layout, order, programs, want) in [
         (Layout::Page, Order::RoundRobin, 39, 0.0),
         (Layout::Page, Order::RoundRobin, 40, 1.0),

@@ -304,8 +304,8 @@ fn assert_blocked(error: &Error) {
     };
 }
 
-/// Each runs, or is trapped on the way to a jump; the parent is as it was. It says of a hook that it
-/// cannot be had if there is always a thread that spawns, which blocks SIGTRAP.
+/// Each runs, or is trapped on the way to a jump; the parent is as it was. It says of a hook that
+/// it cannot be had if there is always a thread that spawns, which blocks SIGTRAP.
 #[test]
 fn hooks_come_and_go_under_spawned_children() {
     let _one = serial();

@@ -1,5 +1,5 @@
-//! Children that run with the memory and the thread pointer of a thread that waits for them, as those
-//! of `vfork` do: their calls run programs, and leave the thread as it was, or in them.
+//! Children that run with the memory and the thread pointer of a thread that waits for them, as
+//! those of `vfork` do: their calls run programs, and leave the thread as it was, or in them.
 
 use std::ffi::{c_int, c_long, c_void};
 use std::ptr;

@@ -1,8 +1,8 @@
 //! One system call of one thread is refused.
 //!
 //! The thread puts itself under a filter that asks a listener about every call that is not in
-//! [`FREE`], or about those of one number; the listener, another thread of this process, lets it go on or gives it an errno.
-//! Source: `seccomp(2)`, `seccomp_unotify(2)`.
+//! [`FREE`], or about those of one number; the listener, another thread of this process, lets it go
+//! on or gives it an errno. Source: `seccomp(2)`, `seccomp_unotify(2)`.
 
 use std::ffi::c_long;
 use std::io::ErrorKind;

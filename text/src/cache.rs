@@ -2,7 +2,8 @@
 //!
 //! What was read of an object that has been closed since is dropped when its place is taken.
 //!
-//! Key type: [`Cache`]. Neighbours: `object`, `catalog` and `unchanged`, which fill it; `fork` keeps its lock.
+//! Key type: [`Cache`]. Neighbours: `object`, `catalog` and `unchanged`, which fill it; `fork`
+//! keeps its lock.
 #![expect(unsafe_code, reason = "a lock that is held across fork")]
 
 use std::mem::ManuallyDrop;

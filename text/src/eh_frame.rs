@@ -15,8 +15,8 @@
 //! function. Such a part begins within a frame, so its FDE begins with other rules than a call
 //! leaves behind: [`Start`].
 //!
-//! Key types: [`Fde`], [`Start`]. Neighbour: `catalog` joins it with symbols. Source: LSB, "Exception
-//! Frames" (`.eh_frame`, `.eh_frame_hdr`, pointer encodings); DWARF 5, 6.4.
+//! Key types: [`Fde`], [`Start`]. Neighbour: `catalog` joins it with symbols. Source: LSB,
+//! "Exception Frames" (`.eh_frame`, `.eh_frame_hdr`, pointer encodings); DWARF 5, 6.4.
 
 use crate::addr::{RxAddr, RxRange};
 use crate::loaded::Loaded;

@@ -335,8 +335,8 @@ pub enum TextError {
         /// The bytes there.
         found: [u8; 8],
     },
-    /// The code in memory is not what the object's file has, so somebody else has changed it: another
-    /// library's hook, a debugger's breakpoint, a probe of the kernel. Kernel: `-EBUSY`.
+    /// The code in memory is not what the object's file has, so somebody else has changed it:
+    /// another library's hook, a debugger's breakpoint, a probe of the kernel. Kernel: `-EBUSY`.
     #[error(
         "the code at {at} is hooked by others: at +{off_bytes} there is {}, where {} has {}; take \
          that hook or breakpoint away first",

@@ -1,7 +1,8 @@
 //! The handful of instruction words this room stores itself.
 //!
 //! `text` knows no other room, so the few words that a live change needs are encoded here, each
-//! with its field picture. Everything else is `rv64`'s. Neighbours: [`crate::poke`], [`crate::pad`],
+//! with its field picture. Everything else is `rv64`'s. Neighbours: [`crate::poke`],
+//! [`crate::pad`],
 //! [`crate::detour`].
 //! Source: RISC-V unprivileged manual, chapters RV32I and "C" (`c.nop`, `c.j`, `c.ebreak`), "Base
 //! Instruction-Length Encoding", Zicfilp (`lpad`).

@@ -20,7 +20,8 @@ use crate::sync::{ForkMutex, RawForkMutex};
 const MAIN: &str = "/proc/self/exe";
 
 /// Held while the dynamic linker is asked, and across `fork`: glibc frees its other locks in the
-/// child, but not the one of `dl_iterate_phdr` (`posix/fork.c`), which another thread may be holding.
+/// child, but not the one of `dl_iterate_phdr` (`posix/fork.c`), which another thread may be
+/// holding.
 static ASKING: ForkMutex<()> =
     ForkMutex::const_new(<RawForkMutex as parking_lot::lock_api::RawMutex>::INIT, ());
 

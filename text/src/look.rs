@@ -64,7 +64,8 @@ impl Look {
     /// That the text of `range`, without our own sites, is what the object's file has.
     ///
     /// # Errors
-    /// [`TextError::ChangedByOthers`] with the first place where it is not; [`TextError::Unmapped`],
+    /// [`TextError::ChangedByOthers`] with the first place where it is not;
+    /// [`TextError::Unmapped`],
     /// [`TextError::Map`].
     pub fn check_unchanged(&self, range: RxRange) -> Result<(), TextError> {
         unchanged::check_by(range, &self.maps)

@@ -26,10 +26,10 @@
 //!   our word. In step 1 the upper half of `hi` stays what it was; before step 3 nobody is there.
 //! - *A thread sleeps, or a signal frame waits, at any of these places*: the same; step 2 looks
 //!   at both.
-//! - *A hart still fetches old text in step 3*: new `hi` with old `lo` computes an address and falls
-//!   through the nop; old `hi` jumps over whatever `lo` is. Both are a call that began before the
-//!   site was armed. In step 1 an old nop leads to an old nop, and step 2 begins after the flush,
-//!   when no hart fetches the old `hi` any more.
+//! - *A hart still fetches old text in step 3*: new `hi` with old `lo` computes an address and
+//!   falls through the nop; old `hi` jumps over whatever `lo` is. Both are a call that began before
+//!   the site was armed. In step 1 an old nop leads to an old nop, and step 2 begins after the
+//!   flush, when no hart fetches the old `hi` any more.
 //!
 //! # Switching and disarming: one store
 //! While `hi` is an `auipc` that everybody at `lo` has executed, `lo` alone decides, and changes
@@ -301,8 +301,8 @@ impl PadWords {
     }
 }
 
-/// Gives pads that [`arm_off_all`] has armed for these targets, and that are off, their original nops
-/// back, with a constant number of flushes. A pad that holds something else is left as it is.
+/// Gives pads that [`arm_off_all`] has armed for these targets, and that are off, their original
+/// nops back, with a constant number of flushes. A pad that holds something else is left as it is.
 ///
 /// # Errors
 /// Those of [`patch_words`](crate::patch_words), [`TextError::Busy`]. Every pad is as before then.

@@ -1,9 +1,9 @@
 //! The one table of text we own, behind the one lock under which text changes.
 //!
-//! Key types: [`State`] (code maps, foreign pages, sites, detours), [`MapEntry`]. [`lock_for_change`] is
-//! the door of every change: it makes sure that a fork cannot leave two processes changing one
-//! memory. Neighbours: `map`, `foreign`, `txn`, `site`, `fork`. Source: the kernel's
-//! `text_mutex` (`kernel/extable.c`).
+//! Key types: [`State`] (code maps, foreign pages, sites, detours), [`MapEntry`].
+//! [`lock_for_change`] is the door of every change: it makes sure that a fork cannot leave two
+//! processes changing one memory. Neighbours: `map`, `foreign`, `txn`, `site`, `fork`. Source: the
+//! kernel's `text_mutex` (`kernel/extable.c`).
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -90,8 +90,8 @@ pub(crate) fn set_mask_of(thread: &libc::sigset_t, handler: &libc::sigset_t, ope
 #[cfg(target_arch = "riscv64")]
 fn set_signal_mask(mask: u64, before: Option<&mut u64>) {
     let before = before.map_or(ptr::null_mut(), ptr::from_mut);
-    // SAFETY: the kernel reads one set and writes the other, if there is one; it keeps all registers
-    // but a0 and those of vectors.
+    // SAFETY: the kernel reads one set and writes the other, if there is one; it keeps all
+    // registers but a0 and those of vectors.
     unsafe {
         std::arch::asm!(
             "ecall",

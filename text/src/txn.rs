@@ -119,8 +119,8 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
     synced
 }
 
-/// Stores a word of a page that is ours, and leaves it stored whatever becomes of the flush, which is
-/// tried a few times: a hart that has fetched the old word and sees no fence may keep it for a
+/// Stores a word of a page that is ours, and leaves it stored whatever becomes of the flush, which
+/// is tried a few times: a hart that has fetched the old word and sees no fence may keep it for a
 /// while. The word must be one that [`patch_locked`] has changed, in text that is never unmapped.
 ///
 /// # Errors

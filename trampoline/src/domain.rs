@@ -140,7 +140,8 @@ impl Trampolines {
     /// # Errors
     /// [`TrampError::TooManyProgs`], [`TrampError::ModelMismatch`], [`TrampError::Layout`],
     /// [`TrampError::CannotMove`], [`TrampError::CannotTrap`], [`TrampError::UnknownExtent`],
-    /// [`TrampError::LeadsElsewhere`], [`TrampError::UnboundStub`], [`TrampError::Text`] (no function, taken by others, out of reach, refused flush),
+    /// [`TrampError::LeadsElsewhere`], [`TrampError::UnboundStub`], [`TrampError::Text`] (no
+    /// function, taken by others, out of reach, refused flush),
     /// [`TrampError::Pack`] (no room), [`TrampError::Reentered`]. Nothing has changed then.
     ///
     /// # Safety
@@ -244,7 +245,8 @@ impl Trampolines {
         }
     }
 
-    /// Detaches whatever is attached: programs whose detaching was refused when nobody could be told.
+    /// Detaches whatever is attached: programs whose detaching was refused when nobody could be
+    /// told.
     ///
     /// # Errors
     /// As [`Trampolines::detach`].
@@ -253,8 +255,8 @@ impl Trampolines {
         self.detach(&links)
     }
 
-    /// Forgets what is attached, and what is retired but still in use, so that dropping this frees none of it. The packs
-    /// must be kept alive too.
+    /// Forgets what is attached, and what is retired but still in use, so that dropping this frees
+    /// none of it. The packs must be kept alive too.
     pub fn leak(&self) {
         if let Ok(mut state) = self.lock() {
             std::mem::forget(std::mem::take(&mut *state));

@@ -22,11 +22,11 @@
 //!
 //! # Stack
 //! Below the stack pointer of its caller a hooked call takes at most 512 bytes, besides what the
-//! programs and the function take themselves: the frame of its image (48 to 128 bytes for a function
-//! whose arguments are in registers; stack arguments are there twice), and in a thread's first call,
-//! nested calls and now and then, the slow path. Closures take at most 768. So threads with 16 KiB
-//! and signal handlers on stacks of `AT_MINSIGSTKSZ` and a kilobyte or two may call hooked functions
-//! (`tests/stack.rs`).
+//! programs and the function take themselves: the frame of its image (48 to 128 bytes for a
+//! function whose arguments are in registers; stack arguments are there twice), and in a thread's
+//! first call, nested calls and now and then, the slow path. Closures take at most 768. So threads
+//! with 16 KiB and signal handlers on stacks of `AT_MINSIGSTKSZ` and a kilobyte or two may call
+//! hooked functions (`tests/stack.rs`).
 //!
 //! Neighbours: `rv64` encodes, `text` finds and changes sites and watches threads, `pack_alloc`
 //! holds images. Source: the kernel's `kernel/bpf/trampoline.c`,

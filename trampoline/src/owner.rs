@@ -42,8 +42,8 @@ impl Drop for ChangeLock {
     }
 }
 
-/// Registers the handlers. They must run outside of `text`'s and the packs', so these are registered
-/// first: by constructors too, with lesser numbers.
+/// Registers the handlers. They must run outside of `text`'s and the packs', so these are
+/// registered first: by constructors too, with lesser numbers.
 // SAFETY:
 // 1. The linker makes this a constructor, whose type this is (the arguments are not looked at).
 // 2. It needs nothing that other constructors make.

@@ -306,7 +306,8 @@ impl Below {
         }
     }
 
-    /// Is `low` below, and all between readable? A guard page is not, nor is what nobody has mapped.
+    /// Is `low` below, and all between readable? A guard page is not, nor is what nobody has
+    /// mapped.
     fn is_one_piece(&mut self, low: u64) -> bool {
         if low >= self.lowest || low <= self.apart {
             return low >= self.lowest && low < self.sp;

@@ -17,16 +17,16 @@
 //! # Why nobody is starting when the traps are laid
 //! 1. *Close*, flush: no hart executes the `ecall` any more.
 //! 2. *Pass by* the end of the `ecall` ([`Place::behind`]): whoever was in it has left the kernel,
-//!    with SIGTRAP blocked. From here on a thread that creates one shows it, from before `clone` until
-//!    after it, and so does the thread that is born.
-//! 3. *Two looks* that find nobody who blocks SIGTRAP. When the first has seen a thread's mask open,
-//!    that thread has no `clone` before it; who is born before that is listed by the second.
+//!    with SIGTRAP blocked. From here on a thread that creates one shows it, from before `clone`
+//!    until after it, and so does the thread that is born.
+//! 3. *Two looks* that find nobody who blocks SIGTRAP. When the first has seen a thread's mask
+//!    open, that thread has no `clone` before it; who is born before that is listed by the second.
 //!
 //! Whoever waits at the gate holds no lock of the library, has its signals open, and answers
-//! questions ([`crate::threads`]), the first of them in step 2. It spins until it is asked, and then
-//! sleeps in the handler of the question ([`wait_here`]), or else those who wait would keep the
-//! harts from those who are waited for. It takes a few milliseconds as a rule, the patience of the
-//! change at most. The thread that changes must not come by: its signals are blocked, but for
+//! questions ([`crate::threads`]), the first of them in step 2. It spins until it is asked, and
+//! then sleeps in the handler of the question ([`wait_here`]), or else those who wait would keep
+//! the harts from those who are waited for. It takes a few milliseconds as a rule, the patience of
+//! the change at most. The thread that changes must not come by: its signals are blocked, but for
 //! faults, SIGTRAP, questions and what the C library keeps for itself.
 //!
 //! Where no such place is found (another library), the gate is the entry of `pthread_create`, and
@@ -105,8 +105,8 @@ static CLOSED_AT: AtomicU64 = AtomicU64::new(0);
 pub(crate) fn wait_here(pc: u64) {
     let is_closed = || {
         let at = RxAddr::new(pc);
-        // What is executed can be read. It counts, too: it is the parent's in a child that has a copy
-        // of the word alone.
+        // What is executed can be read. It counts, too: it is the parent's in a child that has a
+        // copy of the word alone.
         CLOSED_AT.load(Ordering::Acquire) == pc
             && half_of(sys::load_text_u32(at.align_down(4)), at) == insn::C_J_0
     };

@@ -37,8 +37,8 @@
 //!
 //! # Undivert
 //! Backwards: **close** (the head becomes the trap again), **pass by** if the jump has a boundary
-//! inside (far), **tail**, **head**, a flush after each. A thread between `auipc` and `jalr` goes on
-//! where the `jalr` leads.
+//! inside (far), **tail**, **head**, a flush after each. A thread between `auipc` and `jalr` goes
+//! on where the `jalr` leads.
 //!
 //! # Hazard windows
 //! | window | covered by |
@@ -81,24 +81,25 @@
 //!   the same, and a thread that is started and comes by in its first moments dies. What it calls
 //!   there (`memset`, `memcpy`) nobody sleeps in: it stays a trap only under a signal handler that
 //!   interrupted its first instructions and lasts longer than [`PATIENCE`].
-//! - A hook's program that starts a thread on the thread that lays detours, in the midst of it, waits
-//!   for itself. One of real-time priority that waits at the gate, on the only hart that the
+//! - A hook's program that starts a thread on the thread that lays detours, in the midst of it,
+//!   waits for itself. One of real-time priority that waits at the gate, on the only hart that the
 //!   change could use, keeps it from going on for as long as the scheduler lets it.
 //! - A child of `vfork` or `posix_spawn` runs in this memory: a trap finds the handlers that the
 //!   child has. Those of `vfork` are ours, if the child is younger than the first detour; glibc's
 //!   `posix_spawn` resets them. A child without them that comes by a trap before `exec` dies of
 //!   SIGTRAP: `posix_spawn` has succeeded, the wait status says so, and the parent is as it was. So
 //!   what such children call is better diverted by a jump; a trap that stays ends all of them.
-//!   Step 2 takes no parent of such a child for passed by. A thread in `posix_spawn` blocks SIGTRAP,
-//!   so where one always is, changes are refused before step 1.
+//!   Step 2 takes no parent of such a child for passed by. A thread in `posix_spawn` blocks
+//!   SIGTRAP, so where one always is, changes are refused before step 1.
 //! - Code that is entered in its covered bytes in another way: see above, the caller's promise.
 //! - A debugger sees our traps before we do.
 //!
 //! # Locks
 //! The text lock, but not in step 2. The handler takes none.
 //!
-//! Key types: [`Detour`], [`DetourKind`]. `gate` comes first and last; `script` is what is done, as data; `change` does it; `model`
-//! tries all interleavings of it. Neighbours: [`crate::poke`] (pads), [`crate::threads`],
+//! Key types: [`Detour`], [`DetourKind`]. `gate` comes first and last; `script` is what is done, as
+//! data; `change` does it; `model` tries all interleavings of it. Neighbours: [`crate::poke`]
+//! (pads), [`crate::threads`],
 //! [`crate::txn`]. Source: kernel `arch/x86/kernel/alternative.c` (`smp_text_poke_batch_finish`,
 //! which has the same steps with `int3`), `kernel/kprobes.c` (`optimize_all_kprobes`), RISC-V
 //! profiles (Ziccif), unprivileged ISA (Zifencei, "C").
@@ -187,8 +188,8 @@ pub enum DetourState {
 /// [`DetourState::Trap`]; naming the same detour again, later, brings it to its kind. A detour that
 /// is there already is left as it is.
 ///
-/// Installs a handler of SIGTRAP when a trap is needed, and leaves it installed. On qemu-user, which
-/// does not show where its threads are, sites that would have to wait stay traps.
+/// Installs a handler of SIGTRAP when a trap is needed, and leaves it installed. On qemu-user,
+/// which does not show where its threads are, sites that would have to wait stay traps.
 ///
 /// # Errors
 /// [`TextError::Misaligned`], [`TextError::Duplicate`] (two detours overlap),
@@ -238,8 +239,8 @@ pub fn divert_all(detours: &[Detour]) -> Result<Vec<DetourState>, TextError> {
 /// [`TextError::Busy`], [`TextError::HookedByOthers`] (there is another detour there),
 /// [`TextError::Stuck`] (a thread stays between the words of a far jump),
 /// [`TextError::SigtrapBlocked`], [`TextError::TrapHandler`], [`TextError::Mismatch`],
-/// [`TextError::Flush`], [`TextError::Map`], [`TextError::SharedWithParent`]. All is as before then;
-/// only if the kernel goes on refusing to flush, sites may stay traps.
+/// [`TextError::Flush`], [`TextError::Map`], [`TextError::SharedWithParent`]. All is as before
+/// then; only if the kernel goes on refusing to flush, sites may stay traps.
 #[doc(alias = "unregister_kprobe")]
 pub fn undivert_all(detours: &[Detour]) -> Result<(), TextError> {
     undivert_all_within(detours, PATIENCE_BACK)

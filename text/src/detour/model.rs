@@ -4,8 +4,8 @@
 //! [`compose`]), step by step, over real instruction words, with real passes. Around it:
 //!
 //! - *A hart* may fetch, of each naturally aligned word, any value that it had since the last flush
-//!   ended, each time anew; an instruction at 2 mod 4 takes its two words independently. That is more
-//!   than any hart does.
+//!   ended, each time anew; an instruction at 2 mod 4 takes its two words independently. That is
+//!   more than any hart does.
 //! - *A thread* calls a site, executes what it fetches, and may be interrupted between any two
 //!   instructions by a signal whose handler returns at any later time. A trap sends it to the
 //!   handler, which looks into the table at any later time.
@@ -15,9 +15,8 @@
 //!
 //! What must hold: every call executes the original instructions in order (or, from where it was
 //! carried, their copies), or none of them and goes to the detour; when the change has returned,
-//! a call that begins afterwards does only what the change was for, and traps only if a trap is what
-//! the site became. A breakpoint that the handler
-//! does not know must not be met.
+//! a call that begins afterwards does only what the change was for, and traps only if a trap is
+//! what the site became. A breakpoint that the handler does not know must not be met.
 //!
 //! `starting` adds a thread that is being started, and the gate that keeps it away.
 //!

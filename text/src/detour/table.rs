@@ -15,8 +15,8 @@
 //!
 //! In the child of a fork the readers of the parent do not exist ([`after_fork`]).
 //!
-//! Neighbours: `trap` (reads), `change` (writes), `state` (forgets). Source: `kernel/rcu/srcutree.c`
-//! (two counters and an epoch).
+//! Neighbours: `trap` (reads), `change` (writes), `state` (forgets). Source:
+//! `kernel/rcu/srcutree.c` (two counters and an epoch).
 #![expect(
     unsafe_code,
     reason = "a table that a signal handler reads through a pointer"
@@ -63,8 +63,8 @@ pub(crate) fn remove(ats: &[RxAddr]) {
     quiesce();
 }
 
-/// Whether a breakpoint stands at `pc` ([`lead`] has nothing for it, `is_breakpoint` sees one) that is
-/// nobody's of this table. For the signal handler.
+/// Whether a breakpoint stands at `pc` ([`lead`] has nothing for it, `is_breakpoint` sees one) that
+/// is nobody's of this table. For the signal handler.
 ///
 /// One without the other says nothing: a trap may have been laid in between. But every trap is
 /// in the table, and the change counted, before it is stored, and in the table until it is gone.

@@ -115,7 +115,8 @@ pub(super) struct Asked<'a> {
 }
 
 impl<'a> Asked<'a> {
-    /// Sends `question` to thread `tid` by `signo`, which [`signal`] gave. `Ok(None)`: all slots are in use, try later.
+    /// Sends `question` to thread `tid` by `signo`, which [`signal`] gave. `Ok(None)`: all slots
+    /// are in use, try later.
     pub(super) fn send(
         question: &'a Question<'a>,
         tid: i32,

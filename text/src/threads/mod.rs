@@ -218,8 +218,8 @@ pub(crate) fn pause(time: Duration) {
     sys::pause(time);
 }
 
-/// The signal by which threads are asked, if there is one: whoever blocks signals for long leaves it
-/// open.
+/// The signal by which threads are asked, if there is one: whoever blocks signals for long leaves
+/// it open.
 pub(crate) fn question_signal() -> Option<i32> {
     ask::signal().ok()
 }

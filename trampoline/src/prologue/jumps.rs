@@ -39,7 +39,8 @@ impl Edge {
 impl Jumps {
     /// Reads code: the address and the bytes of each part, a function or a section. What is no
     /// instruction is skipped half-word by half-word: it is data between functions, or code for
-    /// other machines. A `jalr` through an address that an `auipc` has made is a direct jump as well.
+    /// other machines. A `jalr` through an address that an `auipc` has made is a direct jump as
+    /// well.
     pub fn scan<'a>(parts: impl IntoIterator<Item = (u64, &'a [u8])>) -> Self {
         let mut edges = Vec::new();
         for (address, bytes) in parts {
