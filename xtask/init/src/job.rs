@@ -90,6 +90,7 @@ mod tests {
             env: given.into_iter().collect(),
             kind: Kind::Tests {
                 filters: Vec::new(),
+                skip: Vec::new(),
             },
             launcher: Vec::new(),
         };
