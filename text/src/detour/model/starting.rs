@@ -200,7 +200,7 @@ fn starting() -> Vec<Starting> {
 }
 
 #[test]
-fn a_thread_that_starts_meets_no_trap() {
+fn slow_a_thread_that_starts_meets_no_trap() {
     let (mut nr_worlds, mut nr_states) = (0, 0);
     for world in starting() {
         let explored = world.explore();
@@ -216,7 +216,7 @@ fn a_thread_that_starts_meets_no_trap() {
 
 /// Leaves out the moves of the gate one by one, and opens it too early.
 #[test]
-fn with_less_of_a_gate_it_dies() {
+fn slow_with_less_of_a_gate_it_dies() {
     let at = |step: Move| MOVES.iter().position(|m| *m == step).expect("it is there");
     let without = |range: std::ops::Range<usize>| {
         let mut moves = MOVES.to_vec();
