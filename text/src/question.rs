@@ -26,6 +26,16 @@ pub enum Lookup<T> {
     Ask(Question),
 }
 
+impl<T> Lookup<T> {
+    /// The same of something that follows from what is known.
+    pub fn map<U>(self, f: impl FnOnce(T) -> U) -> Lookup<U> {
+        match self {
+            Self::Known(known) => Lookup::Known(f(known)),
+            Self::Ask(question) => Lookup::Ask(question),
+        }
+    }
+}
+
 /// What the dynamic linker is to be asked.
 #[derive(Clone, Debug)]
 pub struct Question {

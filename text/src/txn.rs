@@ -27,8 +27,8 @@
 //! kernel `arch/riscv/kernel/patch.c` (`patch_text_nosync`), RISC-V profiles (Ziccif: fetches of
 //! naturally aligned 32 bits are atomic).
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
@@ -119,19 +119,21 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
     synced
 }
 
-/// Stores a word of a page that is ours, and leaves it stored whatever becomes of the flush, which
-/// is tried a few times: a hart that has fetched the old word and sees no fence may keep it for a
-/// while. The word must be one that [`patch_locked`] has changed, in text that is never unmapped.
+/// Stores words of pages that are ours, and leaves them stored whatever becomes of the flush, which
+/// is tried a few times: a hart that has fetched an old word and sees no fence may keep it for a
+/// while. The words must be such as [`patch_locked`] has changed, in text that is never unmapped.
 ///
 /// # Errors
 /// [`TextError::Map`]: nothing is stored.
-pub(crate) fn store_for_good(state: &mut State, patch: WordPatch) -> Result<(), TextError> {
+pub(crate) fn store_for_good(state: &mut State, patches: &[WordPatch]) -> Result<(), TextError> {
     const TRIES: usize = 3;
-    let page = patch.at.align_down(region::page::size() as u64);
-    let (patches, homes, sites) = ([patch], [Home::Ours(page)], [patch.at]);
+    let page_bytes = region::page::size() as u64;
+    let sites: Vec<RxAddr> = patches.iter().map(|p| p.at).collect();
+    let ours = |at: &RxAddr| Home::Ours(at.align_down(page_bytes));
+    let homes: Vec<Home> = sites.iter().map(ours).collect();
     let mode = flush::sync_mode()?;
-    adopt_pages(state, &patches, &homes)?;
-    let (views, stores) = open_views(state, &patches, &homes)?;
+    adopt_pages(state, patches, &homes)?;
+    let (views, stores) = open_views(state, patches, &homes)?;
     let store = || bring(state, mode, (&views, &stores, &sites), Way::Forth).is_ok();
     let _ = (0..TRIES).any(|_| store());
     Ok(())
@@ -260,31 +262,29 @@ fn check_old(patches: &[WordPatch]) -> Result<(), TextError> {
 /// Makes every foreign page ours: new ones, and those that a debugger has written to since.
 fn adopt_pages(state: &mut State, patches: &[WordPatch], homes: &[Home]) -> Result<(), TextError> {
     let view = state.foreign.view()?;
-    let mut page_map = None;
-    let mut is_copied = |page| {
-        let page_map = page_map.get_or_insert_with(PageMap::open);
-        page_map.as_ref().is_some_and(|m| m.is_copied(page))
-    };
-    let mut pages = Vec::new();
+    let (mut pages, mut fresh) = (BTreeSet::new(), BTreeSet::new());
     for (p, home) in patches.iter().zip(homes) {
         match *home {
             Home::Map(_) => {}
-            Home::Foreign(page) => pages.push(page),
+            Home::Foreign(page) => {
+                pages.insert(page);
+            }
             Home::Ours(page) => {
                 let in_file = state.foreign.trusted_off(p.at);
                 let is_fresh = match (&view, in_file) {
                     (Some(view), Some(off)) => view.load_u32(off) == p.old,
                     _ => false,
                 };
-                // What a debugger has written and taken back reads the same, and is a copy still.
-                if !is_fresh || is_copied(page) {
-                    pages.push(page);
-                }
+                let seen = if is_fresh { &mut fresh } else { &mut pages };
+                seen.insert(page);
             }
         }
     }
-    pages.sort_unstable();
-    pages.dedup();
+    // What a debugger has written and taken back reads the same, and is a copy still.
+    if let Some(page_map) = fresh.first().and_then(|_| PageMap::open()) {
+        pages.extend(fresh.into_iter().filter(|page| page_map.is_copied(*page)));
+    }
+    let pages: Vec<RxAddr> = pages.into_iter().collect();
     for page in &pages {
         state.foreign.forget(*page);
     }

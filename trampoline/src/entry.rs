@@ -138,11 +138,10 @@ impl Entry {
 /// # Errors
 /// [`TrampError::Text`]: it is no function, or one that cannot be hooked.
 pub fn resolve(addr: RxAddr) -> Result<Lookup<RxAddr>, TrampError> {
-    Ok(match find(addr, &Look::now()?)? {
-        Lookup::Known(Found::Pad(_)) => Lookup::Known(addr),
-        Lookup::Known(Found::Func(func)) => Lookup::Known(func.entry),
-        Lookup::Ask(question) => Lookup::Ask(question),
-    })
+    Ok(find(addr, &Look::now()?)?.map(|found| match found {
+        Found::Pad(_) => addr,
+        Found::Func(func) => func.entry,
+    }))
 }
 
 /// What a function that is not hooked begins with.
@@ -157,10 +156,7 @@ pub(crate) fn find(func: RxAddr, look: &Look) -> Result<Lookup<Found>, TrampErro
     match look.pad(func).and_then(|pad| pad.words()) {
         Ok(words) => Ok(Lookup::Known(Found::Pad(words))),
         Err(TextError::NotAPad { .. } | TextError::PadTooShort { .. }) => {
-            Ok(match look.func(func)? {
-                Lookup::Known(func) => Lookup::Known(Found::Func(func)),
-                Lookup::Ask(question) => Lookup::Ask(question),
-            })
+            Ok(look.func(func)?.map(Found::Func))
         }
         Err(other) => Err(other.into()),
     }

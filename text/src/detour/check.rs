@@ -187,7 +187,8 @@ fn hooked(site: RxAddr) -> TextError {
     TextError::HookedByOthers { site, found }
 }
 
-fn load_half(at: RxAddr) -> u16 {
+/// Async-signal-safe.
+pub(super) fn load_half(at: RxAddr) -> u16 {
     let word_at = at.align_down(4);
     let shift = 8 * (at.get() - word_at.get());
     (sys::load_text_u32(word_at) >> shift) as u16

@@ -42,6 +42,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::Plans;
+use super::check::load_half;
+use super::script::{self, Half, Shape};
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
 use crate::func::Func;
@@ -104,11 +106,9 @@ static CLOSED_AT: AtomicU64 = AtomicU64::new(0);
 /// there. Async-signal-safe.
 pub(crate) fn wait_here(pc: u64) {
     let is_closed = || {
-        let at = RxAddr::new(pc);
         // What is executed can be read. It counts, too: it is the parent's in a child that has a
         // copy of the word alone.
-        CLOSED_AT.load(Ordering::Acquire) == pc
-            && half_of(sys::load_text_u32(at.align_down(4)), at) == insn::C_J_0
+        CLOSED_AT.load(Ordering::Acquire) == pc && load_half(RxAddr::new(pc)) == insn::C_J_0
     };
     while is_closed() {
         threads::pause(WAITING);
@@ -197,12 +197,11 @@ impl Held {
             return Ok(Change::Closed);
         }
         let half = RxRange::new(at, 2);
-        let is_planned = |(shape, _): &_| covers(shape, at);
+        let covers = |shape: &Shape| shape.detour.covered().contains(at);
         let is_taken = state.has_site_in(half)
             || state.detours_over(half).next().is_some()
-            || plans.iter().any(is_planned);
-        let word_at = at.align_down(4);
-        match txn::check_mapped(state, &[word_at]) {
+            || plans.iter().any(|(shape, _)| covers(shape));
+        match txn::check_mapped(state, &[at.align_down(4)]) {
             Ok(()) if !is_taken => {}
             Ok(())
             | Err(
@@ -215,17 +214,13 @@ impl Held {
             }
             Err(other) => return Err(other),
         }
-        let old = sys::load_text_u32(word_at);
-        let patch = WordPatch {
-            at: word_at,
-            old,
-            new: with_half(old, at, insn::C_J_0),
-        };
+        let half = load_half(at);
+        let patch = patch_of(at, half, insn::C_J_0)?;
         let signals = blocked_signals();
-        txn::patch_locked(state, &[patch])?;
+        txn::patch_locked(state, &patch)?;
         state.gate.closed = Some(Closed {
             at,
-            half: half_of(old, at),
+            half,
             nr_batches: 1,
         });
         CLOSED_AT.store(at.get(), Ordering::Release);
@@ -274,13 +269,9 @@ fn open(state: &mut State) -> Result<(), TextError> {
     let Some((at, half)) = state.gate.hides() else {
         return Ok(());
     };
-    let word_at = at.align_down(4);
-    let old = sys::load_text_u32(word_at);
     // A debugger that takes a breakpoint away has opened it.
-    if half_of(old, at) == insn::C_J_0 {
-        let new = with_half(old, at, half);
-        let at = word_at;
-        txn::store_for_good(state, WordPatch { at, old, new })?;
+    if load_half(at) == insn::C_J_0 {
+        txn::store_for_good(state, &patch_of(at, insn::C_J_0, half)?)?;
     }
     CLOSED_AT.store(0, Ordering::Release);
     state.gate.closed = None;
@@ -297,17 +288,8 @@ fn blocked_signals() -> BlockedSignals {
     BlockedSignals::but(open.chain(question).chain(library))
 }
 
-fn covers(shape: &super::script::Shape, at: RxAddr) -> bool {
-    shape.detour.covered().contains(at)
-}
-
-fn half_of(word: u32, at: RxAddr) -> u16 {
-    (word >> (8 * (at.get() & 3))) as u16
-}
-
-fn with_half(word: u32, at: RxAddr, half: u16) -> u32 {
-    let shift = 8 * (at.get() & 3);
-    word & !(0xffff << shift) | u32::from(half) << shift
+fn patch_of(at: RxAddr, old: u16, new: u16) -> Result<Vec<WordPatch>, TextError> {
+    script::compose(&[Half { at, old, new }], sys::load_text_u32)
 }
 
 /// The C library's `pthread_create`, even if somebody has put another one before it.
@@ -391,10 +373,15 @@ mod tests {
 
     #[test]
     fn half_words_are_exchanged_in_their_words() {
-        let (low, high) = (RxAddr::new(0x1000), RxAddr::new(0x1002));
-        assert_eq!(half_of(0x1234_5678, low), 0x5678);
-        assert_eq!(half_of(0x1234_5678, high), 0x1234);
-        assert_eq!(with_half(0x1234_5678, low, 0xa001), 0x1234_a001);
-        assert_eq!(with_half(0x1234_5678, high, 0xa001), 0xa001_5678);
+        let word = 0x1234_5678;
+        for (off, old, want) in [(0, 0x5678, 0x1234_a001), (2, 0x1234, 0xa001_5678)] {
+            let at = RxAddr::new(0x1000 + off);
+            let new = insn::C_J_0;
+            let patches = script::compose(&[Half { at, old, new }], |_| word).unwrap();
+            let [patch] = patches[..] else {
+                panic!("{patches:?}");
+            };
+            assert_eq!((patch.at.get(), patch.old, patch.new), (0x1000, word, want));
+        }
     }
 }

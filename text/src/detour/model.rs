@@ -25,6 +25,7 @@
 mod starting;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::hash::Hash;
 
 use super::script::{self, Half, ORDER, Part, Pass, Phase, Script, Shape, Step, compose};
 use super::{Detour, DetourKind};
@@ -344,20 +345,27 @@ impl Thread {
 
 type Found = Result<Vec<State>, String>;
 
+/// Goes wherever `next` leads from `start`; how many states there are.
+fn reach<S: Clone + Eq + Hash>(
+    start: S,
+    next: impl Fn(&S) -> Result<Vec<S>, String>,
+) -> Result<usize, String> {
+    let mut seen = HashSet::from([start.clone()]);
+    let mut todo = vec![start];
+    while let Some(state) = todo.pop() {
+        for next in next(&state)? {
+            if seen.insert(next.clone()) {
+                todo.push(next);
+            }
+        }
+    }
+    Ok(seen.len())
+}
+
 impl World {
     /// Tries all interleavings; how many states there are.
     fn explore(&self) -> Result<usize, String> {
-        let start = self.start();
-        let mut seen = HashSet::from([start.clone()]);
-        let mut todo = vec![start];
-        while let Some(state) = todo.pop() {
-            for next in self.next(&state)? {
-                if seen.insert(next.clone()) {
-                    todo.push(next);
-                }
-            }
-        }
-        Ok(seen.len())
+        reach(self.start(), |state| self.next(state))
     }
 
     fn next(&self, state: &State) -> Found {

@@ -91,16 +91,7 @@ impl Starting {
             child_blocks: false,
             is_listed: false,
         };
-        let mut seen = HashSet::from([start.clone()]);
-        let mut todo = vec![start];
-        while let Some(both) = todo.pop() {
-            for next in self.next(&both)? {
-                if seen.insert(next.clone()) {
-                    todo.push(next);
-                }
-            }
-        }
-        Ok(seen.len())
+        reach(start, |both| self.next(both))
     }
 
     fn next(&self, both: &Both) -> Result<Vec<Both>, String> {
