@@ -94,9 +94,9 @@ impl<F: DispatchFn> Dispatcher<F> {
         if !cfg!(target_arch = "riscv64") {
             return Err(TrampError::UnsupportedHost.into());
         }
-        let (chain, start) = Chain::new(&rt.workshop(), &*F::type_model()?, &[])?;
+        let (chain, start) = Chain::new(rt.tramps(), &*F::type_model()?, &[])?;
         Ok(Dispatcher {
-            stub: StaticStub::new(&rt.workshop(), start)?,
+            stub: StaticStub::new(rt.tramps(), start)?,
             chain: ForkMutex::new(chain),
             runtime: rt.clone(),
             _of: PhantomData,
@@ -112,9 +112,9 @@ impl<F: DispatchFn> Dispatcher<F> {
         let targets = targets.iter().map(|f| RxAddr::new(f.addr()));
         let targets: Vec<RxAddr> = targets.collect();
         let mut now = self.chain.lock();
-        let (chain, start) = Chain::new(&self.runtime.workshop(), &*F::type_model()?, &targets)?;
+        let (chain, start) = Chain::new(self.runtime.tramps(), &*F::type_model()?, &targets)?;
         self.stub.lead(start)?;
-        // The old one goes when nobody is in it.
+        // The old one is freed when nobody is in it.
         *now = chain;
         Ok(())
     }

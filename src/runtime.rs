@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
-use rv64::Features;
 use symbols::Tools;
 use text::{Lookup, RxAddr};
 use trampoline::indirect::Workshop;
@@ -36,7 +35,7 @@ pub struct Runtime {
 
 #[derive(Debug)]
 pub(crate) struct Inner {
-    pub(crate) tramps: Trampolines,
+    pub(crate) tramps: Arc<Trampolines>,
     packs: Arc<PackAlloc>,
     tools: Tools,
     ops: Retirees,
@@ -89,7 +88,7 @@ impl Builder {
     /// cannot work: not riscv64 Linux, or an emulator whose stale code cannot be dealt with.
     pub fn build(self) -> Result<Runtime, Error> {
         let packs = Trampolines::exclusively(|| Arc::new(PackAlloc::new(self.config)))?;
-        let tramps = Trampolines::new(packs.clone())?.with_tools(self.tools);
+        let tramps = Arc::new(Trampolines::new(packs.clone())?.with_tools(self.tools));
         Trampolines::exclusively(|| self.tools.open())??;
         Ok(Runtime {
             inner: Arc::new(Inner {
@@ -255,11 +254,11 @@ impl Runtime {
 
     /// Where code for tables is made.
     pub(crate) fn workshop(&self) -> Workshop {
-        Workshop {
-            packs: self.inner.packs.clone(),
-            features: Features::RV64GC,
-            tools: self.inner.tools,
-        }
+        self.inner.tramps.workshop()
+    }
+
+    pub(crate) fn tramps(&self) -> &Arc<Trampolines> {
+        &self.inner.tramps
     }
 
     pub(crate) fn retirees(&self) -> &Retirees {

@@ -48,7 +48,7 @@ impl<F: MemberFn> StaticCall<F> {
             return Err(TrampError::UnsupportedHost.into());
         }
         Ok(StaticCall {
-            stub: StaticStub::new(&rt.workshop(), RxAddr::new(target.addr()))?,
+            stub: StaticStub::new(rt.tramps(), RxAddr::new(target.addr()))?,
             _runtime: rt.clone(),
             _of: PhantomData,
         })

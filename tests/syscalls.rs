@@ -91,6 +91,8 @@ impl<P: Send + Sync, T: Send> Change<P, T> {
         let (mut failed, mut did_without, mut fewer) = (0_u32, 0_u32, 0_u32);
         let chosen = chosen(&calls.numbers);
         for &(number, nth) in &chosen {
+            // Named if the child dies.
+            eprintln!("{}: call {number} refused after {nth} of them", self.what);
             match self.in_child(Refuse::Nth { number, nth, errno }).how {
                 b'f' => failed += 1,
                 b'd' => did_without += 1,
@@ -250,14 +252,12 @@ fn slow_detach_not_permitted() {
 }
 
 #[test]
-#[ignore = "not settled: a child has died of SIGILL, and on a busy machine it starves"]
 fn slow_synchronize_no_memory() {
     let _one = serial();
     synchronizing().at_each_call(libc::ENOMEM);
 }
 
 #[test]
-#[ignore = "not settled: a child has died of SIGILL, and on a busy machine it starves"]
 fn slow_synchronize_not_permitted() {
     let _one = serial();
     synchronizing().at_each_call(libc::EPERM);

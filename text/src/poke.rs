@@ -308,27 +308,21 @@ impl PadWords {
 /// Those of [`patch_words`](crate::patch_words), [`TextError::Busy`]. Every pad is as before then.
 pub fn restore_off_all(pads: &[(PadWords, RxAddr)]) -> Result<(), TextError> {
     let mut state = state::lock_for_change()?;
+    let is_armed = |(pad, _): &&(PadWords, RxAddr)| state.sites.contains_key(&pad.hi.get());
+    let armed: Vec<_> = pads.iter().filter(is_armed).collect();
+    let words = armed.iter().map(|(pad, _)| [pad.hi, pad.lo]);
+    let present = txn::present(&mut state, words)?;
     let mut partners = Vec::new();
     let mut firsts = Vec::new();
-    for (pad, target) in pads {
+    for ((pad, target), is_present) in armed.into_iter().zip(present) {
+        if !is_present {
+            state.sites.remove(&pad.hi.get());
+        }
         let Some(site) = state.sites.get(&pad.hi.get()).copied() else {
             continue;
         };
         if site.phase == Phase::Busy {
             return Err(TextError::Busy { site: pad.hi });
-        }
-        match txn::check_mapped(&mut state, &[pad.hi, pad.lo]) {
-            Ok(()) => {}
-            // The object has been closed since, and something else may be here.
-            Err(
-                TextError::Unmapped { .. }
-                | TextError::NotExecutable { .. }
-                | TextError::WritableText { .. },
-            ) => {
-                state.sites.remove(&pad.hi.get());
-                continue;
-            }
-            Err(other) => return Err(other),
         }
         let now = [pad.hi, pad.lo].map(sys::load_text_u32);
         let auipc = insn::Pair::Jump.words(pad.hi, *target).map(|[hi, _]| hi);

@@ -98,11 +98,11 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
     }
     check_shape(patches)?;
     let sites: Vec<RxAddr> = patches.iter().map(|p| p.at).collect();
-    let (homes, is_foreign) = find_homes(state, &sites)?;
-    let mode = if is_foreign {
-        flush::sync_mode()?
-    } else {
-        flush::sync_mode_of_maps()?
+    let mut maps = None;
+    let homes = find_homes(state, &sites, &mut maps)?;
+    let mode = match maps {
+        Some(_) => flush::sync_mode()?,
+        None => flush::sync_mode_of_maps()?,
     };
     check_old(patches)?;
     adopt_pages(state, patches, &homes)?;
@@ -213,20 +213,45 @@ pub(crate) fn check_mapped(state: &mut State, words: &[RxAddr]) -> Result<(), Te
             align_bytes: 4,
         });
     }
-    find_homes(state, words).map(|_| ())
+    find_homes(state, words, &mut None).map(|_| ())
 }
 
-/// Finds every word's home; whether any is foreign. `/proc/self/maps` is read at most once.
-fn find_homes(state: &mut State, sites: &[RxAddr]) -> Result<(Vec<Home>, bool), TextError> {
-    let page_bytes = region::page::size();
+/// Of each site, given by its words, whether text is there still: its object may have been closed
+/// since, and something else may be in its place. Of what is replaced, our sites are forgotten.
+///
+/// # Errors
+/// [`TextError::Map`]: what is mapped cannot be read, so nothing is known of any.
+pub(crate) fn present<W: AsRef<[RxAddr]>>(
+    state: &mut State,
+    sites: impl IntoIterator<Item = W>,
+) -> Result<Vec<bool>, TextError> {
     let mut maps = None;
+    let is_present = |words: W| match find_homes(state, words.as_ref(), &mut maps) {
+        Ok(_) => Ok(true),
+        Err(
+            TextError::Unmapped { .. }
+            | TextError::NotExecutable { .. }
+            | TextError::WritableText { .. },
+        ) => Ok(false),
+        Err(other) => Err(other),
+    };
+    sites.into_iter().map(is_present).collect()
+}
+
+/// Finds every word's home. `/proc/self/maps` is read, once, if any may be foreign.
+fn find_homes(
+    state: &mut State,
+    sites: &[RxAddr],
+    maps: &mut Option<ProcMaps>,
+) -> Result<Vec<Home>, TextError> {
+    let page_bytes = region::page::size();
     let mut homes = Vec::with_capacity(sites.len());
     for at in sites.iter().copied() {
         if let Some(entry) = state.map_of(at) {
             homes.push(Home::Map(entry.rx.start.get()));
             continue;
         }
-        let maps = match &mut maps {
+        let maps = match &mut *maps {
             Some(maps) => maps,
             none => none.insert(ProcMaps::read()?),
         };
@@ -241,7 +266,7 @@ fn find_homes(state: &mut State, sites: &[RxAddr]) -> Result<(Vec<Home>, bool), 
         maps.private_text_at(at)?;
         homes.push(Home::Foreign(page));
     }
-    Ok((homes, maps.is_some()))
+    Ok(homes)
 }
 
 /// Every word is what the caller says, as the harts fetch it.

@@ -618,7 +618,7 @@ fn images_of(state: &State) -> impl Iterator<Item = &Image> {
     let live = state.sites.values().filter_map(|s| s.image.as_ref());
     let old = state.retired.iter().filter_map(|r| match &r.what {
         What::Image(image) => Some(image),
-        What::Slot(..) => None,
+        What::Slot(..) | What::Leaf(_) => None,
     });
     live.chain(old)
 }
@@ -628,7 +628,7 @@ fn images_of_mut(state: &mut State) -> impl Iterator<Item = &mut Image> {
     let live = state.sites.values_mut().filter_map(|s| s.image.as_mut());
     let old = state.retired.iter_mut().filter_map(|r| match &mut r.what {
         What::Image(image) => Some(image),
-        What::Slot(..) => None,
+        What::Slot(..) | What::Leaf(_) => None,
     });
     live.chain(old)
 }

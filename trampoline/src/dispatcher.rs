@@ -13,28 +13,26 @@
 //! type: [`Chain`]. Neighbour: `static_call`, by whose stub a chain is replaced. Source: kernel
 //! `kernel/bpf/dispatcher.c`, `arch_prepare_bpf_dispatcher`, which RV64 does not have there.
 
-use std::time::Duration;
+use std::sync::Arc;
 
 use pack_alloc::Near;
 use rv64::Reg::{self, *};
 use rv64::{AsmError, Cond, Features};
 use text::RxAddr;
 
-use crate::Trampolines;
+use crate::domain::Trampolines;
 use crate::emit::Emit;
 use crate::error::TrampError;
-use crate::indirect::{Placed, Workshop, cells, place_code};
+use crate::indirect::{cells, place_code};
+use crate::leaf::Leaf;
 use crate::model::{FuncModel, NR_ARG_REGS};
 
 /// The most targets of a chain. Kernel: `BPF_DISPATCHER_MAX`.
 pub const MAX_TARGETS: usize = 48;
 
-/// How long dropping a chain waits for threads in it.
-const LAST_PATIENCE: Duration = Duration::from_secs(1);
-
-/// One chain.
+/// One chain. It is freed some time after it has been dropped, when no thread is in it.
 #[derive(Debug)]
-pub struct Chain(Option<Placed>);
+pub struct Chain(#[expect(dead_code, reason = "held")] Leaf);
 
 impl Chain {
     /// A chain for functions of this model.
@@ -43,7 +41,7 @@ impl Chain {
     /// [`TrampError::NoFreeRegister`], [`TrampError::TooManyTargets`]; [`TrampError::Layout`],
     /// [`TrampError::Pack`].
     pub fn new(
-        shop: &Workshop,
+        tramps: &Arc<Trampolines>,
         model: &FuncModel,
         targets: &[RxAddr],
     ) -> Result<(Self, RxAddr), TrampError> {
@@ -60,21 +58,11 @@ impl Chain {
             of: cells::address(),
             reach_bytes: 1 << 30,
         };
-        let (placed, start) = place_code(shop, near, "bpf_dispatcher", |base| {
+        let shop = tramps.workshop();
+        let (placed, start) = place_code(&shop, near, "bpf_dispatcher", |base| {
             generate(at, &targets, shop.features, base)
         })?;
-        Ok((Chain(Some(placed)), start))
-    }
-}
-
-impl Drop for Chain {
-    /// No call comes here any more, and none returns here.
-    fn drop(&mut self) {
-        let Some(placed) = self.0.take() else { return };
-        match text::threads::pass_by(&[placed.rx()], LAST_PATIENCE) {
-            Ok(()) => Trampolines::locked(|| drop(placed)),
-            Err(_) => std::mem::forget(placed),
-        }
+        Ok((Chain(Leaf::new(placed, tramps)), start))
     }
 }
 

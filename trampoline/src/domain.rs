@@ -23,6 +23,7 @@ use text::{Detour, ForkMutex, ForkMutexGuard, RxAddr, RxRange, TextError};
 use crate::change::{Change, Maker, Site, Stored, Wanted};
 use crate::entry::{EntryKind, Traps};
 use crate::error::TrampError;
+use crate::indirect::{Placed, Workshop};
 use crate::life::{self, Retired};
 use crate::model::FuncModel;
 use crate::owner::ChangeLock;
@@ -81,7 +82,7 @@ pub struct TrampStats {
     pub links: usize,
     /// Images that calls go through.
     pub images: usize,
-    /// Images and slots that wait for their grace period.
+    /// Images, slots, stubs and chains that wait for their grace period.
     pub retired: usize,
     /// Bytes of those.
     pub retired_bytes: usize,
@@ -132,6 +133,15 @@ impl Trampolines {
     #[must_use]
     pub fn with_tools(self, tools: Tools) -> Self {
         Trampolines { tools, ..self }
+    }
+
+    /// Where code is made.
+    pub fn workshop(&self) -> Workshop {
+        Workshop {
+            packs: self.packs.clone(),
+            features: self.features,
+            tools: self.tools,
+        }
     }
 
     /// Attaches all of `wanted`, or nothing. When it returns, every call that begins afterwards
@@ -314,6 +324,23 @@ impl Trampolines {
             state: self.state.lock(),
             _change: change,
         })
+    }
+
+    /// Frees `code`, in which no call begins any more and into which nothing returns, when every
+    /// thread has been seen outside of it.
+    pub(crate) fn retire(&self, code: Placed) {
+        let mut code = Some(code);
+        Self::locked(|| {
+            if let Some(mut state) = self.state.try_lock() {
+                state.retired.extend(code.take().map(Retired::leaf));
+            }
+        });
+        // In the midst of a change by this thread: kept for good, which is safe.
+        std::mem::forget(code);
+        let mut unpinned = Vec::new();
+        if let Ok(mut state) = self.lock() {
+            self.reclaim_some(&mut state, &mut unpinned);
+        }
     }
 
     fn reclaim_some(&self, state: &mut State, unpinned: &mut Vec<Arc<LibPin>>) {

@@ -43,6 +43,7 @@ pub mod frame;
 mod guard;
 mod image;
 pub mod indirect;
+mod leaf;
 mod life;
 pub mod model;
 mod owner;

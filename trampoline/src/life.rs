@@ -44,6 +44,7 @@ use text::threads::{Patience, StuckWhy, Watch, pass_by_watch};
 use text::{RxRange, WordPatch};
 
 use crate::image::ExitBlock;
+use crate::indirect::Placed;
 use crate::pin::LibPin;
 use crate::prog::Prog;
 use crate::slot;
@@ -169,6 +170,7 @@ pub(crate) struct Retired {
 pub(crate) enum What {
     Image(Image),
     Slot(PackCode, Arc<LibPin>),
+    Leaf(Placed),
 }
 
 /// How far it has come; see the module.
@@ -211,17 +213,28 @@ impl Retired {
         }
     }
 
+    /// A leaf is free as soon as nobody is in it.
+    pub(crate) fn leaf(placed: Placed) -> Self {
+        let ranges = vec![placed.rx()];
+        Retired {
+            what: What::Leaf(placed),
+            ranges,
+            stage: Stage::Counted,
+        }
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         match &self.what {
             What::Image(image) => image.code.rx().len_bytes,
             What::Slot(code, _) => code.rx().len_bytes,
+            What::Leaf(placed) => placed.rx().len_bytes,
         }
     }
 
     fn nobody_counted(&self) -> bool {
         match &self.what {
             What::Image(image) => image.inflight.is_zero(),
-            What::Slot(..) => true,
+            What::Slot(..) | What::Leaf(_) => true,
         }
     }
 
@@ -318,12 +331,13 @@ pub(crate) fn reclaim(
             break;
         }
     }
-    let codes = free.into_iter().map(|r: Retired| match r.what {
-        What::Image(image) => image.code,
+    let codes = free.into_iter().filter_map(|r: Retired| match r.what {
+        What::Image(image) => Some(image.code),
         What::Slot(code, pin) => {
             unpinned.push(pin);
-            code
+            Some(code)
         }
+        What::Leaf(placed) => placed.into_code(),
     });
     packs.free_all(codes.collect())
 }

@@ -29,6 +29,7 @@
 //! returned. Key type: [`StaticStub`]. Neighbour: `slot`, which does without the pair. Source:
 //! kernel `include/linux/static_call.h`; `kernel/static_call_inline.c`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use pack_alloc::Near;
@@ -36,9 +37,10 @@ use rv64::Reg::{T1, T3, Zero};
 use rv64::{Offset, SImm, imm, insn};
 use text::{ForkMutex, RxAddr, RxRange, WordPatch, patch_words};
 
-use crate::Trampolines;
+use crate::domain::Trampolines;
 use crate::error::TrampError;
-use crate::indirect::{Placed, Workshop};
+use crate::indirect::Placed;
+use crate::leaf::Leaf;
 
 /// Bytes of a stub; it is aligned to 64.
 pub const STATIC_STUB_BYTES: usize = 28;
@@ -52,16 +54,14 @@ const REACH_BYTES: u64 = 1 << 30;
 /// How long a change waits for threads between the words, which need one instruction to leave.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// How long dropping a stub waits for threads in it.
-const LAST_PATIENCE: Duration = Duration::from_secs(1);
-
-/// One stub.
+/// One stub. It is freed some time after it has been dropped, when no thread is in it.
 #[derive(Debug)]
 pub struct StaticStub {
     at: RxAddr,
     words: ForkMutex<Words>,
     /// `None`: it belongs to the program's text.
-    placed: Option<Placed>,
+    #[expect(dead_code, reason = "held")]
+    leaf: Option<Leaf>,
 }
 
 /// What stands in it.
@@ -77,13 +77,13 @@ impl StaticStub {
     ///
     /// # Errors
     /// [`TrampError::Pack`]; [`TrampError::OutOfReach`].
-    pub fn new(shop: &Workshop, target: RxAddr) -> Result<Self, TrampError> {
+    pub fn new(tramps: &Arc<Trampolines>, target: RxAddr) -> Result<Self, TrampError> {
         let near = Near::Within {
             of: target,
             reach_bytes: REACH_BYTES,
         };
-        let mut made = None;
-        let placed = Placed::bytes(shop, near, "bpf_static_call", STATIC_STUB_BYTES, |at| {
+        let (shop, mut made) = (tramps.workshop(), None);
+        let placed = Placed::bytes(&shop, near, "bpf_static_call", STATIC_STUB_BYTES, |at| {
             let words = words_for(at, target)?;
             made = Some((at, words));
             Some(bytes_of(words))
@@ -92,7 +92,7 @@ impl StaticStub {
         Ok(Self {
             at,
             words: ForkMutex::new(words),
-            placed: Some(placed),
+            leaf: Some(Leaf::new(placed, tramps)),
         })
     }
 
@@ -123,7 +123,7 @@ impl StaticStub {
                 dist: word(DIST),
             }),
             at,
-            placed: None,
+            leaf: None,
         })
     }
 
@@ -162,19 +162,6 @@ impl StaticStub {
             *now = new;
         }
         Ok(())
-    }
-}
-
-impl Drop for StaticStub {
-    fn drop(&mut self) {
-        let Some(placed) = self.placed.take() else {
-            return;
-        };
-        // Nobody returns into a stub.
-        match text::threads::pass_by(&[placed.rx()], LAST_PATIENCE) {
-            Ok(()) => Trampolines::locked(|| drop(placed)),
-            Err(_) => std::mem::forget(placed),
-        }
     }
 }
 

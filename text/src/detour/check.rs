@@ -77,14 +77,13 @@ pub(super) fn divert(state: &mut State, detours: &[Detour]) -> Result<Plans, Tex
 
 /// The way back of each detour that is there.
 pub(super) fn undivert(state: &mut State, detours: &[Detour]) -> Result<Plans, TextError> {
-    let mut plans = Vec::with_capacity(detours.len());
-    for detour in detours {
-        if !state.detours.contains_key(&detour_key(detour)) {
-            continue;
-        }
-        // The object may have been closed since; this forgets it if something else is there now.
-        let words = script::words_of(detour.at, usize::from(detour.covered_bytes));
-        if txn::check_mapped(state, &words).is_err() {
+    let is_laid = |detour: &&Detour| state.detours.contains_key(&detour_key(detour));
+    let laid: Vec<&Detour> = detours.iter().filter(is_laid).collect();
+    let words = |d: &&Detour| script::words_of(d.at, usize::from(d.covered_bytes));
+    let present = txn::present(state, laid.iter().map(words))?;
+    let mut plans = Vec::with_capacity(laid.len());
+    for (detour, is_present) in laid.into_iter().zip(present) {
+        if !is_present {
             state.forget_sites(RxRange::new(detour.at, 2));
         }
         let Some(entry) = state.detours.get(&detour_key(detour)) else {

@@ -201,18 +201,9 @@ impl Held {
         let is_taken = state.has_site_in(half)
             || state.detours_over(half).next().is_some()
             || plans.iter().any(|(shape, _)| covers(shape));
-        match txn::check_mapped(state, &[at.align_down(4)]) {
-            Ok(()) if !is_taken => {}
-            Ok(())
-            | Err(
-                TextError::Unmapped { .. }
-                | TextError::NotExecutable { .. }
-                | TextError::WritableText { .. },
-            ) => {
-                self.place = None;
-                return Ok(Change::None);
-            }
-            Err(other) => return Err(other),
+        if is_taken || txn::present(state, [[at.align_down(4)]])? != [true] {
+            self.place = None;
+            return Ok(Change::None);
         }
         let half = load_half(at);
         let patch = patch_of(at, half, insn::C_J_0)?;

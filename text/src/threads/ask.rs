@@ -54,10 +54,10 @@ pub(super) struct Question<'a> {
 
 impl Question<'_> {
     /// Answers for the thread that runs this. `interrupted_pc` and `sp` are where it would go on,
-    /// or where it is.
+    /// or where it is. Reads its stack through `buf`: the larger, the fewer system calls.
     ///
     /// Async-signal-safe.
-    pub(super) fn answer_here(&self, interrupted_pc: u64, sp: u64) -> Answer {
+    pub(super) fn answer_here(&self, interrupted_pc: u64, sp: u64, buf: &mut [u8]) -> Answer {
         if self.spans.contains(interrupted_pc) {
             self.watch.seen_at(interrupted_pc);
             return Answer::Inside;
@@ -65,13 +65,8 @@ impl Question<'_> {
         if self.watch.busy_here() {
             return Answer::Inside;
         }
-        let mut buf = [0; HANDLER_BUF_BYTES];
         let unknown = UnknownRun::ToFirstHole;
-        let found = frames::search(sp, &self.spans, &self.runs, unknown, Marked::Dead, &mut buf);
-        // Leave no copy of a frame behind in dead stack, where the next search would find it.
-        buf.fill(0);
-        std::hint::black_box(&mut buf);
-        match found {
+        match frames::search(sp, &self.spans, &self.runs, unknown, Marked::Dead, buf) {
             Ok(Frames::Clear) => Answer::Outside,
             Ok(Frames::Inside { pc }) => {
                 self.watch.seen_at(pc);
@@ -303,7 +298,12 @@ fn answer_signal(value: u64, context: &Context<'_>, carry_to: impl FnOnce(u64)) 
         carry_to(there);
         pc = there;
     }
-    let state = match question.answer_here(pc, context.sp()) {
+    let mut buf = [0; HANDLER_BUF_BYTES];
+    let answer = question.answer_here(pc, context.sp(), &mut buf);
+    // Leave no copy of a frame behind in dead stack, where the next search would find it.
+    buf.fill(0);
+    std::hint::black_box(&mut buf);
+    let state = match answer {
         Answer::Outside => State::Outside,
         Answer::Inside => State::Inside,
         Answer::None | Answer::Unreadable => State::Unreadable,

@@ -62,7 +62,7 @@ pub(super) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
 fn prove_by(mut looker: Looker, watch: &dyn Watch, patience: Patience) -> Result<(), Stuck> {
     let start = Instant::now();
     let question = looker.question(watch).map_err(unlisted)?;
-    prove_caller(&question)?;
+    prove_caller(&question, &mut looker.buf)?;
     let mut waiting = loop {
         match looker.threads() {
             Ok(waiting) => break waiting,
@@ -93,12 +93,16 @@ fn prove_by(mut looker: Looker, watch: &dyn Watch, patience: Patience) -> Result
 const FIRST_PAUSE: Duration = Duration::from_micros(30);
 const LAST_PAUSE: Duration = Duration::from_millis(1);
 const BUF_BYTES: usize = 64 << 10;
+/// How long after the deadline an answer that is under way is waited for: the thread gives it as soon
+/// as it has a hart.
+const LAST_ANSWER: Duration = Duration::from_millis(20);
 /// How long threads may come and go faster than they can be listed.
 const LISTING: Duration = Duration::from_secs(1);
 
 /// It is too late to look again, but not for answers to what has been asked.
 fn take_last_answers(mut waiting: Vec<Waiting<'_>>) -> Result<(), Stuck> {
-    if waiting.iter().any(|thread| thread.asked.is_some()) {
+    let start = Instant::now();
+    while waiting.iter().any(|thread| thread.asked.is_some()) && start.elapsed() < LAST_ANSWER {
         sys::pause(LAST_PAUSE);
         waiting.retain_mut(|thread| !thread.has_answered_outside());
     }
@@ -132,10 +136,10 @@ fn unlisted(errno: Errno) -> Stuck {
 }
 
 /// The caller itself cannot leave while it waits here, so it is asked once.
-fn prove_caller(question: &Question<'_>) -> Result<(), Stuck> {
+fn prove_caller(question: &Question<'_>, buf: &mut [u8]) -> Result<(), Stuck> {
     let tid = sys::gettid();
     let here = std::ptr::from_ref(&tid).addr() as u64;
-    match question.answer_here(0, here) {
+    match question.answer_here(0, here, buf) {
         Answer::Outside => Ok(()),
         Answer::Inside | Answer::None => Err(Stuck {
             tid,

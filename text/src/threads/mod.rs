@@ -110,7 +110,8 @@ pub enum Patience {
     Signal {
         /// Time in which threads are only looked at.
         after: Duration,
-        /// When to give up. Threads are asked once even if a single look takes longer.
+        /// When to give up. Threads are asked once even if a single look takes longer, and have 20 ms
+        /// more for an answer that is under way.
         deadline: Duration,
     },
 }

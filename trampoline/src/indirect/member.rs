@@ -188,6 +188,11 @@ impl Placed {
         self.rx
     }
 
+    /// The code, of which tools know no more.
+    pub(crate) fn into_code(mut self) -> Option<PackCode> {
+        self.parts.take().map(|(_, code)| code)
+    }
+
     /// Code of `len_bytes` that `generate` makes for the place that it gets; `None`: it cannot lie
     /// there.
     pub(crate) fn bytes(

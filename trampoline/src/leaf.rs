@@ -1,0 +1,32 @@
+//! Code that jumps on and that nothing returns into: stubs of static calls, chains of dispatchers.
+//!
+//! Key type: [`Leaf`]. Neighbour: `life`, which frees it when no thread stands in it.
+
+use std::sync::Arc;
+
+use crate::domain::Trampolines;
+use crate::indirect::Placed;
+
+/// One piece. Whoever drops it has made sure that no call begins in it any more.
+#[derive(Debug)]
+pub(crate) struct Leaf {
+    placed: Option<Placed>,
+    retires_to: Arc<Trampolines>,
+}
+
+impl Leaf {
+    pub(crate) fn new(placed: Placed, retires_to: &Arc<Trampolines>) -> Self {
+        Leaf {
+            placed: Some(placed),
+            retires_to: retires_to.clone(),
+        }
+    }
+}
+
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        if let Some(placed) = self.placed.take() {
+            self.retires_to.retire(placed);
+        }
+    }
+}
