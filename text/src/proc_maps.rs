@@ -7,6 +7,7 @@
 //! above look for free address space with it. Source: `proc_pid_maps(5)`, `proc_pid_pagemap(5)`.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::os::unix::fs::FileExt;
 
 use crate::addr::{RxAddr, RxRange};
@@ -92,13 +93,18 @@ impl ProcMaps {
     /// # Errors
     /// [`TextError::Map`] when `/proc/self/maps` cannot be read.
     pub fn read() -> Result<Self, TextError> {
-        let text = std::fs::read("/proc/self/maps").map_err(|e| TextError::Map {
-            call: "reading /proc/self/maps",
-            addr: RxAddr::new(0),
-            len_bytes: 0,
-            errno: e.raw_os_error().unwrap_or(0),
-        })?;
-        Ok(Self::parse(&text))
+        // The kernel does not say how long it is: room for most, or it is read in crumbs.
+        let mut text = Vec::with_capacity(64 << 10);
+        let read = File::open("/proc/self/maps").and_then(|mut file| file.read_to_end(&mut text));
+        match read {
+            Ok(_) => Ok(Self::parse(&text)),
+            Err(e) => Err(TextError::Map {
+                call: "reading /proc/self/maps",
+                addr: RxAddr::new(0),
+                len_bytes: 0,
+                errno: e.raw_os_error().unwrap_or(0),
+            }),
+        }
     }
 
     fn parse(text: &[u8]) -> Self {
