@@ -14,6 +14,7 @@ use crate::error::TextError;
 use crate::foreign::Foreign;
 use crate::fork::ForkState;
 use crate::map::Backing;
+use crate::proc_maps::ProcMaps;
 use crate::site::Site;
 use crate::sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
 
@@ -29,6 +30,8 @@ pub(crate) struct MapEntry {
 pub(crate) struct State {
     /// By first address.
     pub(crate) maps: BTreeMap<u64, MapEntry>,
+    /// What is mapped, once it has been asked, until a page is replaced or the lock is given back.
+    pub(crate) seen: Option<ProcMaps>,
     pub(crate) foreign: Foreign,
     /// Sites that have been armed and not restored, by the address of their `hi` word.
     pub(crate) sites: BTreeMap<u64, Site>,
@@ -43,6 +46,7 @@ static STATE: ForkMutex<State> = ForkMutex::const_new(
     <RawForkMutex as parking_lot::lock_api::RawMutex>::INIT,
     State {
         maps: BTreeMap::new(),
+        seen: None,
         foreign: Foreign::new(),
         sites: BTreeMap::new(),
         detours: BTreeMap::new(),
@@ -58,12 +62,14 @@ pub(crate) fn raw() -> &'static ForkMutex<State> {
 
 /// Locks the table to look something up.
 pub(crate) fn lock() -> ForkMutexGuard<'static, State> {
-    STATE.lock()
+    let mut state = STATE.lock();
+    state.seen = None;
+    state
 }
 
 /// Locks the table to change text.
 pub(crate) fn lock_for_change() -> Result<ForkMutexGuard<'static, State>, TextError> {
-    let mut state = STATE.lock();
+    let mut state = lock();
     state.fork.check()?;
     Ok(state)
 }

@@ -76,6 +76,12 @@ enum Home {
     Foreign(RxAddr),
 }
 
+impl Home {
+    fn is_foreign(&self) -> bool {
+        !matches!(self, Home::Map(_))
+    }
+}
+
 /// A store that has been found good, and how to take it back.
 struct Store {
     view: usize,
@@ -98,14 +104,12 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
     }
     check_shape(patches)?;
     let sites: Vec<RxAddr> = patches.iter().map(|p| p.at).collect();
-    let mut maps = None;
-    let homes = find_homes(state, &sites, &mut maps)?;
-    let mode = match maps {
-        Some(_) => flush::sync_mode()?,
-        None => flush::sync_mode_of_maps()?,
+    let homes = find_homes(state, &sites)?;
+    let mode = match homes.iter().any(Home::is_foreign) {
+        true => flush::sync_mode()?,
+        false => flush::sync_mode_of_maps()?,
     };
     check_old(patches)?;
-    adopt_pages(state, patches, &homes)?;
     let (views, stores) = open_views(state, patches, &homes)?;
     let in_stages = mode == SyncMode::Staged && stores.iter().any(Store::could_tear);
     // Until the words are whole again, whichever way.
@@ -132,7 +136,6 @@ pub(crate) fn store_for_good(state: &mut State, patches: &[WordPatch]) -> Result
     let ours = |at: &RxAddr| Home::Ours(at.align_down(page_bytes));
     let homes: Vec<Home> = sites.iter().map(ours).collect();
     let mode = flush::sync_mode()?;
-    adopt_pages(state, patches, &homes)?;
     let (views, stores) = open_views(state, patches, &homes)?;
     let store = || bring(state, mode, (&views, &stores, &sites), Way::Forth).is_ok();
     let _ = (0..TRIES).any(|_| store());
@@ -213,7 +216,7 @@ pub(crate) fn check_mapped(state: &mut State, words: &[RxAddr]) -> Result<(), Te
             align_bytes: 4,
         });
     }
-    find_homes(state, words, &mut None).map(|_| ())
+    find_homes(state, words).map(|_| ())
 }
 
 /// Of each site, given by its words, whether text is there still: its object may have been closed
@@ -225,8 +228,7 @@ pub(crate) fn present<W: AsRef<[RxAddr]>>(
     state: &mut State,
     sites: impl IntoIterator<Item = W>,
 ) -> Result<Vec<bool>, TextError> {
-    let mut maps = None;
-    let is_present = |words: W| match find_homes(state, words.as_ref(), &mut maps) {
+    let is_present = |words: W| match find_homes(state, words.as_ref()) {
         Ok(_) => Ok(true),
         Err(
             TextError::Unmapped { .. }
@@ -238,35 +240,29 @@ pub(crate) fn present<W: AsRef<[RxAddr]>>(
     sites.into_iter().map(is_present).collect()
 }
 
-/// Finds every word's home. `/proc/self/maps` is read, once, if any may be foreign.
-fn find_homes(
-    state: &mut State,
-    sites: &[RxAddr],
-    maps: &mut Option<ProcMaps>,
-) -> Result<Vec<Home>, TextError> {
-    let page_bytes = region::page::size();
-    let mut homes = Vec::with_capacity(sites.len());
-    for at in sites.iter().copied() {
-        if let Some(entry) = state.map_of(at) {
-            homes.push(Home::Map(entry.rx.start.get()));
-            continue;
-        }
-        let maps = match &mut *maps {
-            Some(maps) => maps,
-            none => none.insert(ProcMaps::read()?),
-        };
-        let page = at.align_down(page_bytes as u64);
-        if state.foreign.off_of(at, maps).is_some() {
-            homes.push(Home::Ours(page));
-            continue;
-        }
-        if state.foreign.forget(page) {
-            state.forget_sites(RxRange::new(page, page_bytes));
-        }
-        maps.private_text_at(at)?;
-        homes.push(Home::Foreign(page));
+/// Finds every word's home.
+fn find_homes(state: &mut State, sites: &[RxAddr]) -> Result<Vec<Home>, TextError> {
+    sites.iter().map(|at| find_home(state, *at)).collect()
+}
+
+fn find_home(state: &mut State, at: RxAddr) -> Result<Home, TextError> {
+    if let Some(entry) = state.map_of(at) {
+        return Ok(Home::Map(entry.rx.start.get()));
     }
-    Ok(homes)
+    let maps = match &mut state.seen {
+        Some(maps) => maps,
+        none => none.insert(ProcMaps::read()?),
+    };
+    let page_bytes = region::page::size();
+    let page = at.align_down(page_bytes as u64);
+    if state.foreign.off_of(at, maps).is_some() {
+        return Ok(Home::Ours(page));
+    }
+    let found = maps.private_text_at(at).map(|_| Home::Foreign(page));
+    if state.foreign.forget(page) {
+        state.forget_sites(RxRange::new(page, page_bytes));
+    }
+    found
 }
 
 /// Every word is what the caller says, as the harts fetch it.
@@ -284,8 +280,16 @@ fn check_old(patches: &[WordPatch]) -> Result<(), TextError> {
     Ok(())
 }
 
-/// Makes every foreign page ours: new ones, and those that a debugger has written to since.
-fn adopt_pages(state: &mut State, patches: &[WordPatch], homes: &[Home]) -> Result<(), TextError> {
+/// Makes every foreign page ours: new ones, and those that a debugger has written to since. Gives a
+/// view of them all.
+fn adopt_pages(
+    state: &mut State,
+    patches: &[WordPatch],
+    homes: &[Home],
+) -> Result<Option<RwView>, TextError> {
+    if !homes.iter().any(Home::is_foreign) {
+        return Ok(None);
+    }
     let view = state.foreign.view()?;
     let (mut pages, mut fresh) = (BTreeSet::new(), BTreeSet::new());
     for (p, home) in patches.iter().zip(homes) {
@@ -309,21 +313,28 @@ fn adopt_pages(state: &mut State, patches: &[WordPatch], homes: &[Home]) -> Resu
     if let Some(page_map) = fresh.first().and_then(|_| PageMap::open()) {
         pages.extend(fresh.into_iter().filter(|page| page_map.is_copied(*page)));
     }
+    if pages.is_empty() {
+        return Ok(view);
+    }
+    drop(view);
     let pages: Vec<RxAddr> = pages.into_iter().collect();
     for page in &pages {
         state.foreign.forget(*page);
     }
-    state.foreign.adopt(&pages)
+    state.seen = None;
+    state.foreign.adopt(&pages)?;
+    state.foreign.view()
 }
 
-/// Maps one rw view per map touched, and one for all foreign pages.
+/// Maps one rw view per map touched, and one for all foreign pages, which are made ours.
 fn open_views(
-    state: &State,
+    state: &mut State,
     patches: &[WordPatch],
     homes: &[Home],
 ) -> Result<(Vec<RwView>, Vec<Store>), TextError> {
-    let mut views = Vec::new();
+    let mut views = Vec::from_iter(adopt_pages(state, patches, homes)?);
     let mut view_of: BTreeMap<Option<u64>, usize> = BTreeMap::new();
+    view_of.extend(views.first().map(|_| (None, 0)));
     let mut stores = Vec::with_capacity(patches.len());
     for (p, home) in patches.iter().zip(homes) {
         let (key, off_bytes) = match *home {
@@ -334,7 +345,9 @@ fn open_views(
         let view = match view_of.get(&key) {
             Some(view) => *view,
             None => {
-                views.push(open_view(state, key, p.at)?);
+                let entry = key.and_then(|start| state.maps.get(&start));
+                let entry = entry.ok_or(TextError::Unmapped { addr: p.at })?;
+                views.push(RwView::new(&entry.file, entry.rx.len_bytes)?);
                 view_of.insert(key, views.len() - 1);
                 views.len() - 1
             }
@@ -347,16 +360,6 @@ fn open_views(
         });
     }
     Ok((views, stores))
-}
-
-fn open_view(state: &State, map: Option<u64>, addr: RxAddr) -> Result<RwView, TextError> {
-    match map {
-        Some(start) => match state.maps.get(&start) {
-            Some(entry) => RwView::new(&entry.file, entry.rx.len_bytes),
-            None => Err(TextError::Unmapped { addr }),
-        },
-        None => state.foreign.view()?.ok_or(TextError::Unmapped { addr }),
-    }
 }
 
 /// Makes every hart fetch what was stored at `sites`.

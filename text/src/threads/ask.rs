@@ -40,7 +40,8 @@ use std::time::Duration;
 
 use super::Watch;
 use super::frames::{
-    self, ANSWERED, Context, Frames, Marked, PC_OFF, Spans, UC_LINK_OFF, UCONTEXT_BYTES, UnknownRun,
+    self, ANSWERED, Bounds, Context, Frames, Marked, PC_OFF, Spans, UC_LINK_OFF, UCONTEXT_BYTES,
+    UnknownRun,
 };
 use super::proc::StackRuns;
 use super::sys::{self, Errno};
@@ -53,20 +54,24 @@ pub(super) struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// Answers for the thread that runs this. `interrupted_pc` and `sp` are where it would go on,
-    /// or where it is. Reads its stack through `buf`: the larger, the fewer system calls.
+    /// Answers for the thread that runs this, of which `here` is known. Reads its stack through
+    /// `buf`: the larger, the fewer system calls.
     ///
     /// Async-signal-safe.
-    pub(super) fn answer_here(&self, interrupted_pc: u64, sp: u64, buf: &mut [u8]) -> Answer {
-        if self.spans.contains(interrupted_pc) {
-            self.watch.seen_at(interrupted_pc);
+    pub(super) fn answer_here(&self, here: Here, buf: &mut [u8]) -> Answer {
+        if self.spans.contains(here.pc) {
+            self.watch.seen_at(here.pc);
             return Answer::Inside;
         }
         if self.watch.busy_here() {
             return Answer::Inside;
         }
-        let unknown = UnknownRun::ToFirstHole;
-        match frames::search(sp, &self.spans, &self.runs, unknown, Marked::Dead, buf) {
+        let bounds = Bounds {
+            runs: &self.runs,
+            unknown: UnknownRun::ToFirstHole,
+            tp: here.tp,
+        };
+        match frames::search(here.sp, &self.spans, bounds, Marked::Dead, buf) {
             Ok(Frames::Clear) => Answer::Outside,
             Ok(Frames::Inside { pc }) => {
                 self.watch.seen_at(pc);
@@ -89,6 +94,15 @@ impl Question<'_> {
         };
         (!self.spans.contains(there)).then_some(there)
     }
+}
+
+/// Where the thread that answers will go on.
+#[derive(Copy, Clone, Debug)]
+pub(super) struct Here {
+    /// 0: by itself, from a call of this module.
+    pub(super) pc: u64,
+    pub(super) sp: u64,
+    pub(super) tp: Option<u64>,
 }
 
 /// What a thread answers.
@@ -293,13 +307,17 @@ fn answer_signal(value: u64, context: &Context<'_>, carry_to: impl FnOnce(u64)) 
     //    because `Asked` borrows it and its drop waits.
     // 3. The question is only shared: `Watch` is `Sync`, the rest is plain data nobody writes.
     let question = unsafe { &*slot.question.load(Ordering::Relaxed) };
-    let mut pc = context.pc();
-    if let Some(there) = question.carry(pc) {
+    let mut here = Here {
+        pc: context.pc(),
+        sp: context.sp(),
+        tp: context.tp(),
+    };
+    if let Some(there) = question.carry(here.pc) {
         carry_to(there);
-        pc = there;
+        here.pc = there;
     }
     let mut buf = [0; HANDLER_BUF_BYTES];
-    let answer = question.answer_here(pc, context.sp(), &mut buf);
+    let answer = question.answer_here(here, &mut buf);
     // Leave no copy of a frame behind in dead stack, where the next search would find it.
     buf.fill(0);
     std::hint::black_box(&mut buf);

@@ -18,8 +18,8 @@
 
 use std::time::{Duration, Instant};
 
-use super::ask::{self, Answer, Asked, Question};
-use super::frames::{self, Frames, Marked, Spans, UnknownRun};
+use super::ask::{self, Answer, Asked, Here, Question};
+use super::frames::{self, Bounds, Frames, Marked, Spans, UnknownRun};
 use super::proc::{self, StackRuns, SyscallLine, Task};
 use super::sys::{self, Errno, Fd};
 use super::{Patience, Stuck, StuckWhy, Watch};
@@ -138,8 +138,12 @@ fn unlisted(errno: Errno) -> Stuck {
 /// The caller itself cannot leave while it waits here, so it is asked once.
 fn prove_caller(question: &Question<'_>, buf: &mut [u8]) -> Result<(), Stuck> {
     let tid = sys::gettid();
-    let here = std::ptr::from_ref(&tid).addr() as u64;
-    match question.answer_here(0, here, buf) {
+    let here = Here {
+        pc: 0,
+        sp: std::ptr::from_ref(&tid).addr() as u64,
+        tp: None,
+    };
+    match question.answer_here(here, buf) {
         Answer::Outside => Ok(()),
         Answer::Inside | Answer::None => Err(Stuck {
             tid,
@@ -348,16 +352,22 @@ impl Looker {
             _ => Marked::Dead,
         };
         let Question { spans, runs, .. } = question;
-        let report = UnknownRun::Report;
-        let mut found = frames::search(sp, spans, runs, report, marked, &mut self.buf)?;
+        fn bounds(runs: &StackRuns) -> Bounds<'_> {
+            Bounds {
+                runs,
+                unknown: UnknownRun::Report,
+                tp: None,
+            }
+        }
+        let mut found = frames::search(sp, spans, bounds(runs), marked, &mut self.buf)?;
         if found == Frames::UnknownStack {
-            let newer = &self.newer_runs;
-            found = frames::search(sp, spans, newer, report, marked, &mut self.buf)?;
+            let newer = bounds(&self.newer_runs);
+            found = frames::search(sp, spans, newer, marked, &mut self.buf)?;
         }
         if found == Frames::UnknownStack {
             self.newer_runs.read(&mut self.buf)?;
-            let newer = &self.newer_runs;
-            found = frames::search(sp, spans, newer, report, marked, &mut self.buf)?;
+            let newer = bounds(&self.newer_runs);
+            found = frames::search(sp, spans, newer, marked, &mut self.buf)?;
         }
         Ok(match found {
             Frames::Inside { pc } => Some(pc),

@@ -191,6 +191,11 @@ impl<'a> Context<'a> {
         self.word(LAYOUT.sp_off)
     }
 
+    /// The thread pointer, where it is a register of a context.
+    pub(super) fn tp(&self) -> Option<u64> {
+        LAYOUT.tp_off.map(|off| self.word(off))
+    }
+
     /// The signal stack that was set up when the signal came; empty if there was none. `None`: no
     /// thread can have such a signal stack.
     fn signal_stack(&self) -> Option<Range<u64>> {
@@ -250,13 +255,31 @@ pub(super) enum UnknownRun {
     ToFirstHole,
 }
 
+/// How far up the stacks of a thread go.
+#[derive(Copy, Clone)]
+pub(super) struct Bounds<'a> {
+    pub(super) runs: &'a StackRuns,
+    pub(super) unknown: UnknownRun,
+    /// Its thread pointer, if it is known. A C library puts a thread's own block above the thread's
+    /// stack, in the same mapping, and no stack around it: no frame of a stack that begins below
+    /// lies above. The run, on the other hand, may go on through whatever was mapped next to it.
+    pub(super) tp: Option<u64>,
+}
+
+impl Bounds<'_> {
+    /// Where the stack with this sp ends at the latest, if its run is known.
+    fn end_of(&self, sp: u64) -> Option<u64> {
+        let end = self.runs.end_of(sp)?;
+        Some(self.tp.filter(|tp| *tp > sp).map_or(end, |tp| end.min(tp)))
+    }
+}
+
 /// Looks for interrupted contexts from `sp` up, and on the stacks that they lead to. Reads through
 /// `buf`, at least [`FRAME_BYTES`] bytes. Allocates nothing; async-signal-safe.
 pub(super) fn search(
     sp: u64,
     spans: &Spans,
-    runs: &StackRuns,
-    unknown: UnknownRun,
+    bounds: Bounds<'_>,
     marked: Marked,
     buf: &mut [u8],
 ) -> Result<Frames, Errno> {
@@ -267,7 +290,7 @@ pub(super) fn search(
     while next < nr_stacks {
         let from = stacks[next];
         next += 1;
-        let end = match (runs.end_of(from), unknown) {
+        let end = match (bounds.end_of(from), bounds.unknown) {
             (Some(end), _) => Some(end),
             (None, UnknownRun::ToFirstHole) => None,
             // A frame led to something that is no stack: it was none.
@@ -421,6 +444,14 @@ mod tests {
             (self.words.as_ptr() as u64).next_multiple_of(16)
         }
 
+        fn bounds(&self, unknown: UnknownRun) -> Bounds<'_> {
+            Bounds {
+                runs: &self.runs,
+                unknown,
+                tp: None,
+            }
+        }
+
         fn end(&self) -> u64 {
             self.words.as_ptr_range().end as u64
         }
@@ -558,10 +589,35 @@ mod tests {
             (Marked::Live, Frames::Inside { pc: IN_SPAN }),
             (Marked::Dead, Frames::Clear),
         ] {
-            let (from, report) = (fake.base(), UnknownRun::Report);
+            let bounds = fake.bounds(UnknownRun::Report);
             let mut buf = [0; 1024];
-            let found = search(from, &in_span(), &fake.runs, report, marked, &mut buf);
+            let found = search(fake.base(), &in_span(), bounds, marked, &mut buf);
             assert_eq!(found, Ok(want));
+        }
+    }
+
+    #[test]
+    fn a_stack_ends_below_its_threads_own_block() {
+        let mut fake = Fake::new();
+        let addr = fake.base() + 4096;
+        fake.frame(addr, IN_SPAN, addr + 1024, 0..0);
+        let inside = Frames::Inside { pc: IN_SPAN };
+        for (from, tp, want) in [
+            (fake.base(), None, inside),
+            (fake.base(), Some(addr), Frames::Clear),
+            (fake.base(), Some(addr + FRAME_BYTES as u64), inside),
+            (fake.base(), Some(u64::MAX), inside),
+            // The stack is another one: a main thread's, a signal stack.
+            (fake.base() + 64, Some(fake.base()), inside),
+            (fake.base(), Some(0), inside),
+        ] {
+            let bounds = Bounds {
+                tp,
+                ..fake.bounds(UnknownRun::Report)
+            };
+            let mut buf = [0; 1024];
+            let found = search(from, &in_span(), bounds, Marked::Dead, &mut buf);
+            assert_eq!(found, Ok(want), "{tp:x?}");
         }
     }
 
@@ -571,15 +627,8 @@ mod tests {
         let (low, high) = (fake.base(), fake.base() + 16384);
         let signal_stack = low..low + 8192;
         let found = |fake: &Fake, from, unknown| {
-            let mut buf = [0; 1024];
-            search(
-                from,
-                &in_span(),
-                &fake.runs,
-                unknown,
-                Marked::Dead,
-                &mut buf,
-            )
+            let (bounds, mut buf) = (fake.bounds(unknown), [0; 1024]);
+            search(from, &in_span(), bounds, Marked::Dead, &mut buf)
         };
         fake.frame(high, IN_SPAN, high + 1024, 0..0);
         fake.frame(low + 1024, 0x10, high - 64, signal_stack.clone());
