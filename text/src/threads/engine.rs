@@ -30,6 +30,15 @@ pub(super) fn prove(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck> 
     prove_by(looker, watch, patience)
 }
 
+/// Those of a thread that is blocked, of which no more is known than its sp.
+fn bounds(runs: &StackRuns) -> Bounds<'_> {
+    Bounds {
+        runs,
+        unknown: UnknownRun::Report,
+        tp: None,
+    }
+}
+
 /// The first thread that blocks `signo`; the caller counts.
 pub(super) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
     let tasks = proc::open_tasks().map_err(unlisted)?;
@@ -352,13 +361,6 @@ impl Looker {
             _ => Marked::Dead,
         };
         let Question { spans, runs, .. } = question;
-        fn bounds(runs: &StackRuns) -> Bounds<'_> {
-            Bounds {
-                runs,
-                unknown: UnknownRun::Report,
-                tp: None,
-            }
-        }
         let mut found = frames::search(sp, spans, bounds(runs), marked, &mut self.buf)?;
         if found == Frames::UnknownStack {
             let newer = bounds(&self.newer_runs);
