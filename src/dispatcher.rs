@@ -94,9 +94,11 @@ impl<F: DispatchFn> Dispatcher<F> {
         if !cfg!(target_arch = "riscv64") {
             return Err(TrampError::UnsupportedHost.into());
         }
-        let (chain, start) = Chain::new(rt.tramps(), &*F::type_model()?, &[])?;
+        let (mut chain, start) = Chain::new(rt.tramps(), &*F::type_model()?, &[])?;
+        let stub = StaticStub::new(rt.tramps(), start)?;
+        chain.is_reached_by(&stub);
         Ok(Dispatcher {
-            stub: StaticStub::new(rt.tramps(), start)?,
+            stub,
             chain: ForkMutex::new(chain),
             runtime: rt.clone(),
             _of: PhantomData,
@@ -112,7 +114,8 @@ impl<F: DispatchFn> Dispatcher<F> {
         let targets = targets.iter().map(|f| RxAddr::new(f.addr()));
         let targets: Vec<RxAddr> = targets.collect();
         let mut now = self.chain.lock();
-        let (chain, start) = Chain::new(self.runtime.tramps(), &*F::type_model()?, &targets)?;
+        let (mut chain, start) = Chain::new(self.runtime.tramps(), &*F::type_model()?, &targets)?;
+        chain.is_reached_by(&self.stub);
         self.stub.lead(start)?;
         // The old one is freed when nobody is in it.
         *now = chain;

@@ -8,6 +8,7 @@ use std::ffi::c_long;
 use std::hint::black_box;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use common::{Site, Stopper, assert_settled, serial};
 use rvbpf::{Dispatcher, Error, Runtime, StaticCall, TrampError};
@@ -188,6 +189,49 @@ fn targets_change_under_running_callers() {
     });
     drop(sites);
     assert_settled(&rt);
+}
+
+/// It may be anywhere. Whoever drops code does not wait for it, and the code is freed afterwards.
+#[test]
+fn code_is_kept_for_a_thread_that_is_not_seen() {
+    let _one = serial();
+    let rt = Runtime::new().unwrap();
+    // SAFETY: 1. it is not called.
+    let sites = unsafe { Dispatcher::<Site>::new(&rt) }.unwrap();
+    let (stop, runs) = (AtomicBool::new(false), AtomicBool::new(false));
+    thread::scope(|s| {
+        let stopper = Stopper(&stop);
+        s.spawn(|| {
+            block_all_signals();
+            runs.store(true, Ordering::Relaxed);
+            while !stop.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+        while !runs.load(Ordering::Relaxed) {
+            thread::yield_now();
+        }
+        sites.set_targets(&tl_sites[..8]).unwrap();
+        drop(sites);
+        let left = rt.synchronize(Duration::from_millis(200));
+        let three = |retired| retired == 3;
+        assert!(
+            matches!(left, Err(Error::Tramp(TrampError::StillInUse { retired })) if three(retired)),
+            "two chains and the stub: {left:?}"
+        );
+        drop(stopper);
+    });
+    assert_settled(&rt);
+}
+
+/// As whoever must not be interrupted does.
+fn block_all_signals() {
+    let mut all = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: 1. `all` is writable.
+    unsafe { libc::sigfillset(all.as_mut_ptr()) };
+    // SAFETY: 1. `all` is a set now. 2. Nobody asks for the old one.
+    let rc = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), std::ptr::null_mut()) };
+    assert_eq!(rc, 0);
 }
 
 rvbpf::abi_struct! {

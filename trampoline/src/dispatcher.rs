@@ -26,13 +26,14 @@ use crate::error::TrampError;
 use crate::indirect::{cells, place_code};
 use crate::leaf::Leaf;
 use crate::model::{FuncModel, NR_ARG_REGS};
+use crate::static_call::StaticStub;
 
 /// The most targets of a chain. Kernel: `BPF_DISPATCHER_MAX`.
 pub const MAX_TARGETS: usize = 48;
 
 /// One chain. It is freed some time after it has been dropped, when no thread is in it.
 #[derive(Debug)]
-pub struct Chain(#[expect(dead_code, reason = "held")] Leaf);
+pub struct Chain(Leaf);
 
 impl Chain {
     /// A chain for functions of this model.
@@ -63,6 +64,11 @@ impl Chain {
             generate(at, &targets, shop.features, base)
         })?;
         Ok((Chain(Leaf::new(placed, tramps)), start))
+    }
+
+    /// Calls come here by `stub`.
+    pub fn is_reached_by(&mut self, stub: &StaticStub) {
+        self.0.is_reached_from(stub.range());
     }
 }
 

@@ -327,12 +327,13 @@ impl Trampolines {
     }
 
     /// Frees `code`, in which no call begins any more and into which nothing returns, when every
-    /// thread has been seen outside of it.
-    pub(crate) fn retire(&self, code: Placed) {
+    /// thread has been seen outside of it, and of the code by which calls came here.
+    pub(crate) fn retire(&self, code: Placed, way_in: Option<RxRange>) {
         let mut code = Some(code);
         Self::locked(|| {
             if let Some(mut state) = self.state.try_lock() {
-                state.retired.extend(code.take().map(Retired::leaf));
+                let leaf = code.take().map(|code| Retired::leaf(code, way_in));
+                state.retired.extend(leaf);
             }
         });
         // In the midst of a change by this thread: kept for good, which is safe.

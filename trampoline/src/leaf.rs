@@ -4,6 +4,8 @@
 
 use std::sync::Arc;
 
+use text::RxRange;
+
 use crate::domain::Trampolines;
 use crate::indirect::Placed;
 
@@ -11,6 +13,8 @@ use crate::indirect::Placed;
 #[derive(Debug)]
 pub(crate) struct Leaf {
     placed: Option<Placed>,
+    /// A thread that is about to come here may still be there, with the way in its registers.
+    way_in: Option<RxRange>,
     retires_to: Arc<Trampolines>,
 }
 
@@ -18,15 +22,20 @@ impl Leaf {
     pub(crate) fn new(placed: Placed, retires_to: &Arc<Trampolines>) -> Self {
         Leaf {
             placed: Some(placed),
+            way_in: None,
             retires_to: retires_to.clone(),
         }
+    }
+
+    pub(crate) fn is_reached_from(&mut self, way_in: RxRange) {
+        self.way_in = Some(way_in);
     }
 }
 
 impl Drop for Leaf {
     fn drop(&mut self) {
         if let Some(placed) = self.placed.take() {
-            self.retires_to.retire(placed);
+            self.retires_to.retire(placed, self.way_in);
         }
     }
 }

@@ -213,9 +213,9 @@ impl Retired {
         }
     }
 
-    /// A leaf is free as soon as nobody is in it.
-    pub(crate) fn leaf(placed: Placed) -> Self {
-        let ranges = vec![placed.rx()];
+    /// A leaf is free as soon as nobody is in it, or on the way.
+    pub(crate) fn leaf(placed: Placed, way_in: Option<RxRange>) -> Self {
+        let ranges = std::iter::once(placed.rx()).chain(way_in).collect();
         Retired {
             what: What::Leaf(placed),
             ranges,

@@ -132,6 +132,10 @@ impl StaticStub {
         self.at
     }
 
+    pub(crate) fn range(&self) -> RxRange {
+        RxRange::new(self.at, STATIC_STUB_BYTES)
+    }
+
     /// Leads calls that begin afterwards to `target`.
     ///
     /// # Errors
