@@ -1,7 +1,7 @@
 //! Every system call that a change of hooks makes is refused once, one after the other: the change
 //! fails and everything is as before, or it does without and has been made. Nothing is half done.
 //!
-//! All of them with `RVBPF_REFUSE_EVERY=1`, which takes minutes; without it the first and the last
+//! All of them with `RVBPF_REFUSE_EVERY=1`, which takes ten minutes; without it the first and the last
 //! call of each number, and every 16th.
 //!
 //! A filter of the kernel stops each call of the changing thread, and this process decides: see

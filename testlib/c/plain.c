@@ -63,3 +63,18 @@ EACH1000(PLAIN)
 
 #define ENTRY(a, b, c) tl_plain_##a##b##c,
 long (*const tl_plain[1000])(long) = { EACH1000(ENTRY) };
+
+/* A caller that could keep what it needs in temporaries: it sees how few `tl_kept_leaf` uses. Local,
+ * and compiled for that (-fipa-ra is part of -O2). */
+static __attribute__((noinline, noclone, patchable_function_entry(0)))
+long tl_kept_leaf(long x) { return x * 5 + 1; }
+
+long (*const tl_kept)(long) = tl_kept_leaf;
+
+__attribute__((patchable_function_entry(0))) long tl_keeper(long a, long b, long c, double d)
+{
+	long sum = tl_kept_leaf(a ^ b) + a * b;
+	double scaled = d * (double)c;
+	sum += tl_kept_leaf(sum - c);
+	return sum + a + 3 * b + 7 * c + (long)(scaled + d);
+}

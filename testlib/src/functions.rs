@@ -111,6 +111,11 @@ unsafe extern "C" {
     /// `x + i` for `tl_sites[i]`.
     pub safe static tl_sites: [extern "C" fn(c_long) -> c_long; 128];
 
+    /// `5 * x + 1`; local to its file and without a pad.
+    pub safe static tl_kept: extern "C" fn(c_long) -> c_long;
+    /// Calls [`tl_kept`] twice, whose code the compiler has seen.
+    pub safe fn tl_keeper(a: c_long, b: c_long, c: c_long, d: f64) -> c_long;
+
     /// Functions without pads; [`plain`] says what they return.
     pub safe static tl_plain: [extern "C" fn(c_long) -> c_long; 1000];
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use rvbpf::{HookBuilder, HookFn, RawProg, Runtime};
 use testlib::functions::{
-    tl_add2, tl_clobber, tl_get_errno, tl_get_fcsr, tl_set_errno, tl_set_fcsr,
+    tl_add2, tl_clobber, tl_get_errno, tl_get_fcsr, tl_keeper, tl_kept, tl_set_errno, tl_set_fcsr,
 };
 
 use crate::common::{ADD2, Count, assert_settled, hook, serial};
@@ -220,5 +220,21 @@ fn a_panic_is_counted_and_the_call_goes_on() {
         "{stats:?}"
     );
     hooked.detach().unwrap();
+    assert_settled(&rt);
+}
+
+/// A caller of the same unit, compiled with all of GCC's optimisations, expects no more than psABI:
+/// no value of its own is in a register that a program may change.
+#[test]
+fn callers_rely_on_psabi_alone() {
+    let _one = serial();
+    let rt = Runtime::new().unwrap();
+    let call = || [1, -77, 1 << 40].map(|x| tl_keeper(x, x * 31, 5 - x, 0.5));
+    let want = call();
+    for wreck_at in [raw_at_entry, raw_at_exit] {
+        let wrecked = wreck_at(hook(&rt, tl_kept)).attach().unwrap();
+        assert_eq!(call(), want);
+        assert_eq!(wrecked.stats().runs, 6);
+    }
     assert_settled(&rt);
 }
