@@ -231,7 +231,7 @@ fn callers_rely_on_psabi_alone() {
     let rt = Runtime::new().unwrap();
     let call = || [1, -77, 1 << 40].map(|x| tl_keeper(x, x * 31, 5 - x, 0.5));
     let want = call();
-    for wreck_at in [raw_at_entry, raw_at_exit] {
+    for wreck_at in [closure_at_entry, closure_at_exit] {
         let wrecked = wreck_at(hook(&rt, tl_kept)).attach().unwrap();
         assert_eq!(call(), want);
         assert_eq!(wrecked.stats().runs, 6);
