@@ -96,7 +96,7 @@ impl<F: DispatchFn> Dispatcher<F> {
         }
         let (mut chain, start) = Chain::new(rt.tramps(), &*F::type_model()?, &[])?;
         let stub = StaticStub::new(rt.tramps(), start)?;
-        chain.is_reached_by(&stub);
+        chain.calls_come_by(&stub);
         Ok(Dispatcher {
             stub,
             chain: ForkMutex::new(chain),
@@ -115,7 +115,7 @@ impl<F: DispatchFn> Dispatcher<F> {
         let targets: Vec<RxAddr> = targets.collect();
         let mut now = self.chain.lock();
         let (mut chain, start) = Chain::new(self.runtime.tramps(), &*F::type_model()?, &targets)?;
-        chain.is_reached_by(&self.stub);
+        chain.calls_come_by(&self.stub);
         self.stub.lead(start)?;
         // The old one is freed when nobody is in it.
         *now = chain;

@@ -67,8 +67,8 @@ impl Chain {
     }
 
     /// Calls come here by `stub`.
-    pub fn is_reached_by(&mut self, stub: &StaticStub) {
-        self.0.is_reached_from(stub.range());
+    pub fn calls_come_by(&mut self, stub: &StaticStub) {
+        self.0.calls_come_from(stub.range());
     }
 }
 

@@ -101,9 +101,7 @@ pub(crate) struct State {
 /// A set of hooked functions.
 #[derive(Debug)]
 pub struct Trampolines {
-    packs: Arc<PackAlloc>,
-    features: Features,
-    tools: Tools,
+    shop: Workshop,
     state: ForkMutex<State>,
 }
 
@@ -122,26 +120,25 @@ impl Trampolines {
         }
         text::sync_mode()?;
         Ok(Trampolines {
-            packs,
-            features: Features::RV64GC,
-            tools: Tools::empty(),
+            shop: Workshop {
+                packs,
+                features: Features::RV64GC,
+                tools: Tools::empty(),
+            },
             state: ForkMutex::default(),
         })
     }
 
     /// The same, with `tools` told of images; unwinders always are.
     #[must_use]
-    pub fn with_tools(self, tools: Tools) -> Self {
-        Trampolines { tools, ..self }
+    pub fn with_tools(mut self, tools: Tools) -> Self {
+        self.shop.tools = tools;
+        self
     }
 
     /// Where code is made.
     pub fn workshop(&self) -> Workshop {
-        Workshop {
-            packs: self.packs.clone(),
-            features: self.features,
-            tools: self.tools,
-        }
+        self.shop.clone()
     }
 
     /// Attaches all of `wanted`, or nothing. When it returns, every call that begins afterwards
@@ -237,7 +234,12 @@ impl Trampolines {
                     after: round / 2,
                     deadline: round,
                 };
-                life::reclaim(&mut state.retired, &self.packs, patience, &mut unpinned)?;
+                life::reclaim(
+                    &mut state.retired,
+                    &self.shop.packs,
+                    patience,
+                    &mut unpinned,
+                )?;
                 let retired = state.retired.len() + nr_stuck;
                 if retired == 0 {
                     return Ok(());
@@ -359,14 +361,14 @@ impl Trampolines {
             },
         };
         // What cannot be freed now is freed later; there is nobody to tell.
-        let _ = life::reclaim(&mut state.retired, &self.packs, patience, unpinned);
+        let _ = life::reclaim(&mut state.retired, &self.shop.packs, patience, unpinned);
         let left: usize = state.retired.iter().map(Retired::bytes).sum();
         state.reclaim_at_bytes = left + RECLAIM_BYTES / 2;
     }
 
     /// Brings the sites of `plan` to the links that it lists.
     fn apply(&self, state: &mut State, plan: Plan) -> Result<(), TrampError> {
-        let maker = Maker::new(&self.packs, self.features, self.tools);
+        let maker = Maker::new(&self.shop.packs, self.shop.features, self.shop.tools);
         let mut drafts = Vec::new();
         for (func, wanted) in plan {
             drafts.push(maker.draft(state.sites.get(&func), func, wanted)?);

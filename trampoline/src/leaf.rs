@@ -27,7 +27,7 @@ impl Leaf {
         }
     }
 
-    pub(crate) fn is_reached_from(&mut self, way_in: RxRange) {
+    pub(crate) fn calls_come_from(&mut self, way_in: RxRange) {
         self.way_in = Some(way_in);
     }
 }
