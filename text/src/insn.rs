@@ -124,6 +124,46 @@ pub(crate) const fn is_transfer(word: u32) -> bool {
     }
 }
 
+/// Where `jal` and `c.j` at `at` lead, behind the number of the register that gets the address after
+/// them.
+pub(crate) const fn jump_target(word: u32, at: RxAddr) -> Option<(u32, RxAddr)> {
+    /// The bits of `word` from `from` on, to where they belong.
+    const fn bits(word: u32, from: u32, nr: u32, to: u32) -> u32 {
+        (word >> from & ((1 << nr) - 1)) << to
+    }
+    let (link, off) = match (word & 3, word >> 13 & 7) {
+        // | imm[20|10:1|11|19:12] | rd | 1101111 |
+        (3, _) if word & 0x7f == 0x6f => {
+            let low = bits(word, 21, 10, 1) | bits(word, 20, 1, 11) | bits(word, 12, 8, 12);
+            (word >> 7 & 31, low as i32 | (word as i32 >> 31) << 20)
+        }
+        // | 101 | imm[11|4|9:8|10|6|7|3:1|5] | 01 |
+        (1, 5) => {
+            let low = bits(word, 11, 1, 4) | bits(word, 9, 2, 8) | bits(word, 8, 1, 10);
+            let high = bits(word, 7, 1, 6) | bits(word, 6, 1, 7);
+            let low = low | high | bits(word, 3, 3, 1) | bits(word, 2, 1, 5);
+            (0, low as i32 - bits(word, 12, 1, 11) as i32)
+        }
+        _ => return None,
+    };
+    Some((link, moved(at, off)))
+}
+
+/// The same of `auipc x, hi20; jalr rd, lo12(x)`, the first of them at `at`.
+pub(crate) const fn pair_target(words: [u32; 2], at: RxAddr) -> Option<(u32, RxAddr)> {
+    let [first, second] = words;
+    let is_pair = first & 0x7f == 0x17 && second & 0x707f == 0x67;
+    if !is_pair || first >> 7 & 31 != second >> 15 & 31 {
+        return None;
+    }
+    let hi = moved(at, (first & 0xffff_f000) as i32);
+    Some((second >> 7 & 31, moved(hi, second as i32 >> 20)))
+}
+
+const fn moved(at: RxAddr, off_bytes: i32) -> RxAddr {
+    RxAddr::new(at.get().wrapping_add_signed(off_bytes as i64))
+}
+
 /// Whether the word is the first of a pair.
 pub(crate) const fn is_pair_auipc(word: u32) -> bool {
     word & 0xfff == (T0 << 7) | 0x17 || word & 0xfff == (T1 << 7) | 0x17
@@ -203,11 +243,47 @@ mod tests {
         ] {
             let to = RxAddr::new(0x40_0000_u64.wrapping_add_signed(off));
             assert_eq!(jump_near(at, to), want, "j .{off:+#x}");
+            if let Some(word) = want {
+                assert_eq!(jump_target(word, at), Some((0, to)), "j .{off:+#x}");
+                assert_eq!(
+                    jump_target(word | 1 << 7, at),
+                    Some((1, to)),
+                    "jal .{off:+#x}"
+                );
+            }
         }
         let to = RxAddr::new(0x40_0000 + 0x1234_5678);
         // auipc t3, 0x12345; jr 0x678(t3)
         assert_eq!(jump_far(at, to, 28), Some([0x1234_5e17, 0x678e_0067]));
         assert_eq!(jump_far(at, RxAddr::new(1 << 40), 28), None);
+        assert_eq!(pair_target([0x1234_5e17, 0x678e_0067], at), Some((0, to)));
+        // auipc ra, 0xffffb; jalr 562(ra)
+        let to = RxAddr::new(at.get() - 0x5000 + 562);
+        assert_eq!(pair_target([0xffff_b097, 0x2320_80e7], at), Some((1, to)));
+        let other = "auipc t3, 0x12345; jr 0x678(t4)";
+        assert_eq!(pair_target([0x1234_5e17, 0x678e_8067], at), None, "{other}");
+        assert_eq!(pair_target([NOP, 0x2320_80e7], at), None);
+        assert_eq!(jump_target(ECALL, at), None);
+    }
+
+    /// Offsets from llvm-objdump 14.
+    #[test]
+    fn compressed_jumps_lead_where_llvm_says() {
+        for (word, off) in [
+            (0xa001_u32, 0_i64),
+            (0xa021, 8),
+            (0xaffd, 2046),
+            (0xb001, -2048),
+            (0xab91, 1364),
+            (0xa46d, 682),
+            (0xb46d, -1366),
+            (0xb251, -1660),
+        ] {
+            let at = RxAddr::new(0x40_0000);
+            let to = RxAddr::new(0x40_0000_u64.wrapping_add_signed(off));
+            assert_eq!(jump_target(word, at), Some((0, to)), "{word:#06x}");
+        }
+        assert_eq!(jump_target(0xc3a1, RxAddr::new(0)), None, "c.beqz");
     }
 
     /// Words from GNU as 2.44.

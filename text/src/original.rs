@@ -70,7 +70,7 @@ fn replaced_in(state: &State, range: RxRange) -> Vec<(RxAddr, Vec<u8>)> {
     let gate = state.gate.hides();
     let gate = gate.filter(|(at, _)| bounds_of_gate.contains(&at.get()));
     let gate = gate.map(|(at, half)| (at, half.to_le_bytes().to_vec()));
-    gate.into_iter().chain(pads).chain(detours).collect()
+    gate.chain(pads).chain(detours).collect()
 }
 
 /// Puts bytes where they lie in `bytes`, of which they may lie partly outside.

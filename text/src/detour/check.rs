@@ -123,11 +123,7 @@ fn fresh(state: &State, detour: &Detour) -> Result<Shape, TextError> {
     if state.has_site_in(covered) {
         return Err(hooked(detour.at));
     }
-    if state
-        .gate
-        .hides()
-        .is_some_and(|(at, _)| covered.contains(at))
-    {
+    if state.gate.hides().any(|(at, _)| covered.contains(at)) {
         return Err(TextError::Busy { site: detour.at });
     }
     let nr_halves = usize::from(detour.covered_bytes) / 2;

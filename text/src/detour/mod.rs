@@ -17,10 +17,10 @@
 //! handler sends every thread where the jump will.
 //!
 //! # The gate
-//! A thread that is being started blocks all signals, and a trap would kill it. So before the
-//! first trap of a batch is laid the start of threads is held, and those that were starting are
-//! waited for; when all is done, whatever came of it, threads start again (`gate`). It costs two
-//! flushes a batch, and one of `pthread_create`'s pages.
+//! A thread that is being started blocks all signals, and so does a child of `posix_spawn`, which
+//! has no handlers besides: a trap would kill either. So before the first trap of a batch is laid
+//! such starts are held, and those under way are waited for; when all is done, whatever came of it,
+//! they go on (`gate`). It costs two flushes a batch, and a page of each place (`starts`).
 //!
 //! # Divert
 //! 1. **Close.** `c.ebreak` on the first half-word. Flush.
@@ -55,8 +55,8 @@
 //! | a debugger, or another tool, has its own breakpoint there | checked before anything is stored; a breakpoint that we know nothing of is its owner's ([`TextError::HookedByOthers`], and the handler hands the signal on) |
 //! | somebody replaced the handler of SIGTRAP | it is looked for before each step 1, and installed again |
 //! | a thread blocks SIGTRAP; a trap would kill it | looked for before step 1, for a while ([`TextError::SigtrapBlocked`]) |
-//! | a thread is started, with all signals blocked, after that look or during it | the gate is closed before, and opened after the last flush; in the model, `starting` |
-//! | a thread is past the gate, but has not blocked its signals yet: no look shows it | it is in one system call, at the end of which it is passed by |
+//! | a thread is started, with all signals blocked, after that look or during it; or a child, without handlers | the gate is closed before, and opened after the last flush; in the model, `starting` |
+//! | a thread is past the gate, but has not blocked its signals yet: no look shows it | it is in one system call, or in the few instructions that lead to it, at the end of which it is passed by |
 //! | its parent opens its signals between the list of threads and the look at the parent | two looks in a row |
 //! | the thread that changes comes by the gate: its own signal handler | its signals are blocked while the gate is closed |
 //! | two changes at once | the gate is closed by the first and opened by the last |
@@ -74,23 +74,23 @@
 //! # What is not covered
 //! - A thread that *begins* to block SIGTRAP after step 1 otherwise than by being started, and then
 //!   comes by a site that is a trap: the kernel kills the process. A signal handler whose mask
-//!   holds it; the C library around `posix_spawn`, `abort`, and where a thread ends (there it calls
-//!   `madvise`; `munmap` and `free` if the thread is detached); a program that calls `clone`
-//!   itself. So functions that such code calls are better diverted by one store.
+//!   holds it; the C library around `abort`, and where a thread ends (there it calls `madvise`;
+//!   `munmap` and `free` if the thread is detached); a program that calls `clone` itself. So
+//!   functions that such code calls are better diverted by one store.
 //! - A site that *stays* a trap, by its kind or because somebody stayed inside: the gate opens all
 //!   the same, and a thread that is started and comes by in its first moments dies. What it calls
 //!   there (`memset`, `memcpy`) nobody sleeps in: it stays a trap only under a signal handler that
-//!   interrupted its first instructions and lasts longer than [`PATIENCE`].
-//! - A hook's program that starts a thread on the thread that lays detours, in the midst of it,
-//!   waits for itself. One of real-time priority that waits at the gate, on the only hart that the
-//!   change could use, keeps it from going on for as long as the scheduler lets it.
-//! - A child of `vfork` or `posix_spawn` runs in this memory: a trap finds the handlers that the
-//!   child has. Those of `vfork` are ours, if the child is younger than the first detour; glibc's
-//!   `posix_spawn` resets them. A child without them that comes by a trap before `exec` dies of
-//!   SIGTRAP: `posix_spawn` has succeeded, the wait status says so, and the parent is as it was. So
-//!   what such children call is better diverted by a jump; a trap that stays ends all of them.
-//!   Step 2 takes no parent of such a child for passed by. A thread in `posix_spawn` blocks
-//!   SIGTRAP, so where one always is, changes are refused before step 1.
+//!   interrupted its first instructions and lasts longer than [`PATIENCE`]. And every child of
+//!   `posix_spawn` that comes by dies of SIGTRAP before `exec`: the call has succeeded, the wait
+//!   status says so, and the parent is as it was.
+//! - A hook's program that starts a thread or a child on the thread that lays detours, in the midst
+//!   of it, waits for itself. One of real-time priority that waits at the gate, on the only hart
+//!   that the change could use, keeps it from going on for as long as the scheduler lets it.
+//! - A child of `vfork` runs in this memory, and with our handlers, if it is younger than the first
+//!   detour. Step 2 does not take its parent for passed by, nor that of a child of `posix_spawn`
+//!   where nothing is held: sites that need step 2 stay traps.
+//! - A child of `posix_spawn` that waits before `exec` (it opens a FIFO, say) keeps SIGTRAP blocked
+//!   in its parent: changes are refused before step 1 ([`TextError::SigtrapBlocked`]).
 //! - Code that is entered in its covered bytes in another way: see above, the caller's promise.
 //! - A debugger sees our traps before we do.
 //!
@@ -111,6 +111,7 @@ mod gate;
 mod model;
 mod pass;
 mod script;
+mod starts;
 mod table;
 mod trap;
 
@@ -182,7 +183,7 @@ pub enum DetourState {
 /// [`Detour::to`], and whoever was in the covered bytes has gone on in the old code or its copy.
 /// Costs a constant number of flushes (five at most; one where one store does it all) and of
 /// looks at all threads, however many there are. If traps are needed on the way, `pthread_create`
-/// waits meanwhile.
+/// and `posix_spawn` wait meanwhile.
 ///
 /// Gives for each what it became. A site whose threads stay inside remains a
 /// [`DetourState::Trap`]; naming the same detour again, later, brings it to its kind. A detour that
