@@ -1,5 +1,7 @@
-//! No thread is started while traps are laid; afterwards all are, whatever became of the change.
+//! Neither thread nor child is started while traps are laid; afterwards all are, whatever became of
+//! the change.
 
+use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -19,7 +21,7 @@ const HELD: Duration = Duration::from_millis(100);
 /// As long as it may take at most once it can.
 const STARTED: Duration = Duration::from_secs(20);
 
-/// A thread that is there already, and starts others when it is told to.
+/// A thread that is there already, and starts others, or children, when it is told to.
 struct Starter {
     orders: Sender<()>,
     started: Receiver<()>,
@@ -27,13 +29,28 @@ struct Starter {
 }
 
 impl Starter {
-    fn new() -> Self {
+    fn of_threads() -> Self {
+        Self::new(|tell| {
+            std::thread::spawn(move || tell.send(()).unwrap());
+        })
+    }
+
+    /// By `posix_spawn`, as std does where there is one.
+    fn of_children() -> Self {
+        Self::new(|tell| {
+            let mut command = Command::new("/proc/self/exe");
+            let quiet = command.args(["--exact", "none"]).stdout(Stdio::null());
+            assert!(quiet.status().unwrap().success());
+            tell.send(()).unwrap();
+        })
+    }
+
+    fn new(start: fn(Sender<()>)) -> Self {
         let (orders, ordered) = channel();
         let (tell, started) = channel();
         let thread = std::thread::spawn(move || {
             while ordered.recv().is_ok() {
-                let tell = tell.clone();
-                std::thread::spawn(move || tell.send(()).unwrap());
+                start(tell.clone());
             }
         });
         Self {
@@ -75,12 +92,12 @@ fn pointer(at: RxAddr) -> *const u8 {
 }
 
 #[test]
-fn no_thread_starts_while_there_are_traps() {
+fn nothing_starts_while_there_are_traps() {
     let _alone = alone();
     let site = SITES[1];
     let detour = [site.detour(DetourKind::Near, rx(d_target))];
     let (before, _) = of_pthread_create();
-    let starter = Starter::new();
+    let starters = [Starter::of_threads(), Starter::of_children()];
     let parked = Parked::at(site.at().checked_add(2).unwrap(), 1);
     std::thread::scope(|s| {
         let diverting = s.spawn(|| divert_all(&detour));
@@ -93,18 +110,20 @@ fn no_thread_starts_while_there_are_traps() {
         let gate = differ[0] & !1;
         assert_eq!(now[gate..gate + 2], [0x01, 0xa0], "c.j .");
         assert_eq!(before[gate..gate + 4], [0x73, 0, 0, 0], "an ecall");
-        starter.start();
-        assert!(!starter.has_started_in(HELD), "a thread started");
+        starters.iter().for_each(Starter::start);
+        let has_started = |starter: &Starter| starter.has_started_in(HELD);
+        assert_eq!(starters.iter().position(has_started), None);
         assert!(is_trap(site) && !diverting.is_finished());
         parked.go_on();
         let states = diverting.join().unwrap();
-        assert!(starter.has_started_in(STARTED), "it is open again");
+        let has_started = |starter: &Starter| starter.has_started_in(STARTED);
+        assert!(starters.iter().all(has_started), "it is open again");
         assert_eq!(states, Ok(vec![DetourState::Jump]));
     });
     assert_eq!(of_pthread_create().0, before);
     undivert_all(&detour).unwrap();
     assert_eq!(of_pthread_create().0, before);
-    starter.end();
+    starters.map(Starter::end);
 }
 
 #[test]
@@ -112,7 +131,7 @@ fn the_gate_opens_when_somebody_stays_inside_or_is_in_the_way() {
     let _alone = alone();
     let site = SITES[1];
     let detour = [site.detour(DetourKind::Near, rx(d_target))];
-    let starter = Starter::new();
+    let starter = Starter::of_threads();
     let starts = |what: &str| {
         starter.start();
         assert!(starter.has_started_in(STARTED), "{what}");
@@ -147,7 +166,7 @@ fn the_gate_stays_closed_until_the_last_of_two_changes() {
     let [first, second] = [SITES[1], SITES[5]];
     let detour = |site: Site| [site.detour(DetourKind::Near, rx(d_target))];
     let parked = |site: Site| Parked::at(site.at().checked_add(2).unwrap(), 1);
-    let starter = Starter::new();
+    let starter = Starter::of_threads();
     let (early, late) = (parked(first), parked(second));
     let (one, two) = (detour(first), detour(second));
     let (go, turn) = channel::<()>();
@@ -174,7 +193,7 @@ fn the_gate_stays_closed_until_the_last_of_two_changes() {
 
 /// The child is made while the gate is closed.
 #[test]
-fn a_child_of_a_fork_starts_threads() {
+fn a_child_of_a_fork_starts_threads_and_children() {
     let _alone = alone();
     let site = SITES[1];
     let detour = [site.detour(DetourKind::Near, rx(d_target))];
@@ -185,10 +204,15 @@ fn a_child_of_a_fork_starts_threads() {
         parked_in(|| is_trap(site));
         let is_content = super::fork::forked(libc::fork, || {
             let is_open = of_pthread_create().0 == before;
-            let is_started = std::thread::spawn(|| 7).join().is_ok_and(|got| got == 7);
+            let is_started = [Starter::of_threads(), Starter::of_children()].map(|starter| {
+                starter.start();
+                let has_started = starter.has_started_in(STARTED);
+                starter.end();
+                has_started
+            });
             let states = divert_all(&detour);
             undivert_all(&detour).unwrap();
-            is_open && is_started && states.is_ok() && of_pthread_create().0 == before
+            is_open && is_started == [true; 2] && states.is_ok() && of_pthread_create().0 == before
         });
         assert!(is_content);
         // Unless all this has taken longer than the change has patience.
