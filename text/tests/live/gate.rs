@@ -40,8 +40,9 @@ impl Starter {
         Self::new(|tell| {
             let mut command = Command::new("/proc/self/exe");
             let quiet = command.args(["--exact", "none"]).stdout(Stdio::null());
-            assert!(quiet.status().unwrap().success());
+            let mut child = quiet.spawn().unwrap();
             tell.send(()).unwrap();
+            assert!(child.wait().unwrap().success());
         })
     }
 
