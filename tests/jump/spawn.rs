@@ -277,9 +277,9 @@ fn traps_end_spawned_children() {
     assert_eq!(spawn(NOWHERE), Spawned::Not(libc::ENOENT));
 }
 
-/// Each runs, though its parents never rest: they wait while traps are laid on the way to a jump.
-#[test]
-fn hooks_come_and_go_under_spawned_children() {
+/// Each child runs, and no hook is kept away: starts wait while traps are laid on the way to a jump.
+/// Parents rest for so long between two children.
+fn come_and_go_under_spawned_children(rest: Duration) {
     let _one = serial();
     let rt = Runtime::new().unwrap();
     let before = code_at(libc::dup2 as *const ());
@@ -297,6 +297,7 @@ fn hooks_come_and_go_under_spawned_children() {
                 while !stop.load(Ordering::Relaxed) {
                     assert_eq!(spawn(path), want);
                     count.fetch_add(1, Ordering::Relaxed);
+                    thread::sleep(rest);
                 }
             });
         }
@@ -316,4 +317,14 @@ fn hooks_come_and_go_under_spawned_children() {
     assert_eq!(spawn(NOWHERE), Spawned::Not(libc::ENOENT));
     assert_settled(&rt);
     assert_eq!(code_at(libc::dup2 as *const ()), before);
+}
+
+#[test]
+fn hooks_come_and_go_under_spawned_children() {
+    come_and_go_under_spawned_children(BREATH);
+}
+
+#[test]
+fn children_in_an_endless_row_keep_no_hook_away() {
+    come_and_go_under_spawned_children(Duration::ZERO);
 }
