@@ -42,6 +42,15 @@ extern "C" fn hold(_: c_int, _: *mut libc::siginfo_t, context: *mut libc::uconte
     }
 }
 
+/// Lets the thread that is held go, also when the test has failed.
+struct LetsGo;
+
+impl Drop for LetsGo {
+    fn drop(&mut self) {
+        MAY_GO.store(true, Ordering::SeqCst);
+    }
+}
+
 /// The second word of the far jump at `f`, and what the first one has left in its register.
 fn between(f: F) -> Option<(u64, usize, u64)> {
     let code = code_at(f as *const ());
@@ -109,6 +118,7 @@ fn synchronize_waits_for_a_thread_between_the_words_of_a_jump() {
     // SAFETY: 1. the structure is live; the handler is async-signal-safe.
     unsafe { libc::sigaction(libc::SIGILL, &raw const action, std::ptr::null_mut()) };
     thread::scope(|scope| {
+        let lets_go = LetsGo;
         // SAFETY: 1. its handler makes a call of `case.f` of it.
         let held = scope.spawn(|| unsafe { jp_elsewhere(7) });
         while !IS_HELD.load(Ordering::SeqCst) {
@@ -125,7 +135,7 @@ fn synchronize_waits_for_a_thread_between_the_words_of_a_jump() {
         let waiting = scope.spawn(|| rt.synchronize(PATIENCE));
         thread::sleep(Duration::from_millis(200));
         assert!(!waiting.is_finished(), "somebody is inside");
-        MAY_GO.store(true, Ordering::SeqCst);
+        drop(lets_go);
         assert_eq!(held.join().unwrap(), (case.want)(7));
         assert!(waiting.join().unwrap().is_ok());
         assert_eq!(code_at(case.f as *const ()), before[i], "its own again");

@@ -39,7 +39,8 @@
 //! faults, SIGTRAP, questions and what the C library keeps for itself.
 //!
 //! Where a function has no such place (another library), the gate is its entry, and a thread that
-//! is between entry and `clone` when it closes is not known.
+//! is between entry and `clone` when it closes is not known. Nor is one that is in a hook of the
+//! private function which blocks the signals for `posix_spawn`.
 //!
 //! A child of a fork finds it open (`fork`). A refused flush leaves it open too: a hart may wait
 //! until it fetches anew.
