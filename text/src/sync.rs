@@ -5,7 +5,9 @@
 //! locked for ever. [`RawForkMutex`] is the same interface (parking_lot's `lock_api`) over one
 //! futex word, so all its state is the word: unlocking it in the child makes it new.
 //!
-//! Key types: [`ForkMutex`], [`ForkMutexGuard`]. Neighbours: `state` and `fork` here; crates
+//! Another such word is an [`Event`], for which a signal handler may wait.
+//!
+//! Key types: [`ForkMutex`], [`ForkMutexGuard`], [`Event`]. Neighbours: `state` and `fork` here; crates
 //! above that keep a lock across `fork` use it too. Source: U. Drepper, "Futexes Are Tricky",
 //! mutex 2; `futex(2)`.
 #![expect(
@@ -29,33 +31,64 @@ const HELD_WITH_WAITERS: u32 = 2;
 /// One futex word.
 pub struct RawForkMutex(AtomicU32);
 
-impl RawForkMutex {
-    /// Sleeps while the word is `HELD_WITH_WAITERS`; may wake without reason.
-    fn wait(&self) {
-        // SAFETY:
-        // 1. The address is that of a live, aligned 32-bit word (`&self`).
-        // 2. FUTEX_WAIT only reads it; a null timeout means none.
-        unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                self.0.as_ptr(),
-                libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
-                HELD_WITH_WAITERS,
-                std::ptr::null::<libc::timespec>(),
-            );
+/// Sleeps while the word holds `value`; may wake without reason. Async-signal-safe.
+fn wait(word: &AtomicU32, value: u32) {
+    // SAFETY:
+    // 1. The address is that of a live, aligned 32-bit word.
+    // 2. FUTEX_WAIT only reads it; a null timeout means none.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
+            value,
+            std::ptr::null::<libc::timespec>(),
+        );
+    }
+}
+
+/// Wakes as many of those who sleep.
+fn wake(word: &AtomicU32, nr: i32) {
+    // SAFETY: FUTEX_WAKE uses the address as a name only.
+    unsafe {
+        libc::syscall(
+            libc::SYS_futex,
+            word.as_ptr(),
+            libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
+            nr,
+        );
+    }
+}
+
+/// Something that happens now and then, for which signal handlers may wait.
+pub(crate) struct Event {
+    /// How often it has happened.
+    count: AtomicU32,
+}
+
+impl Event {
+    pub(crate) const fn new() -> Self {
+        Self {
+            count: AtomicU32::new(0),
         }
     }
 
-    fn wake_one(&self) {
-        // SAFETY: FUTEX_WAKE uses the address as a name only.
-        unsafe {
-            libc::syscall(
-                libc::SYS_futex,
-                self.0.as_ptr(),
-                libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
-                1,
-            );
+    /// Sleeps until `is_over`, which is asked at first, and whenever it has happened.
+    /// Async-signal-safe if `is_over` is.
+    pub(crate) fn wait_until(&self, is_over: impl Fn() -> bool) {
+        loop {
+            let count = self.count.load(Ordering::Acquire);
+            if is_over() {
+                return;
+            }
+            wait(&self.count, count);
         }
+    }
+
+    /// It has happened.
+    pub(crate) fn tell(&self) {
+        self.count.fetch_add(1, Ordering::Release);
+        wake(&self.count, i32::MAX);
     }
 }
 
@@ -79,7 +112,7 @@ unsafe impl lock_api::RawMutex for RawForkMutex {
         // Whoever comes this way leaves the word saying "with waiters", since it cannot know
         // that it was the only one.
         while self.0.swap(HELD_WITH_WAITERS, Ordering::Acquire) != FREE {
-            self.wait();
+            wait(&self.0, HELD_WITH_WAITERS);
         }
     }
 
@@ -91,7 +124,7 @@ unsafe impl lock_api::RawMutex for RawForkMutex {
 
     unsafe fn unlock(&self) {
         if self.0.swap(FREE, Ordering::Release) == HELD_WITH_WAITERS {
-            self.wake_one();
+            wake(&self.0, 1);
         }
     }
 }
@@ -122,5 +155,25 @@ mod tests {
         assert!(m.try_lock().is_none());
         drop(held);
         assert!(m.try_lock().is_some());
+    }
+    #[test]
+    fn whoever_waits_for_an_event_sees_what_came_before_it() {
+        let (turn, changed) = (AtomicU32::new(0), Event::new());
+        let wait_for = |want: u32| changed.wait_until(|| turn.load(Ordering::Relaxed) >= want);
+        wait_for(0);
+        std::thread::scope(|s| {
+            let waiters = [1, 5, 1000].map(|want| s.spawn(move || wait_for(want)));
+            for _ in 0..999 {
+                turn.fetch_add(1, Ordering::Relaxed);
+                changed.tell();
+            }
+            let [one, five, last] = waiters;
+            one.join().unwrap();
+            five.join().unwrap();
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            assert!(!last.is_finished());
+            turn.fetch_add(1, Ordering::Relaxed);
+            changed.tell();
+        });
     }
 }

@@ -61,6 +61,7 @@ use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
 use crate::insn;
 use crate::state::{self, State};
+use crate::sync::Event;
 use crate::sys::{self, BlockedSignals};
 use crate::threads::{self, Patience};
 use crate::txn::{self, WordPatch};
@@ -70,27 +71,26 @@ use crate::txn::{self, WordPatch};
 const PASSING: Duration = Duration::from_millis(500);
 /// When threads that run are asked.
 const LOOKING: Duration = Duration::from_millis(1);
-/// Between two looks of one who waits.
-const WAITING: Duration = Duration::from_millis(2);
 /// Between two tries to open it.
 const OPENING: Duration = Duration::from_millis(1);
 
 /// Where it is closed; 0 where it is not. For [`wait_here`].
 static CLOSED_AT: [AtomicU64; starts::MOST] = [const { AtomicU64::new(0) }; starts::MOST];
+/// That it has opened.
+static OPENED: Event = Event::new();
 
 /// Sleeps while a thread that a question has interrupted at `pc` could do no more than to spin
 /// there. Async-signal-safe.
+///
+/// It does not wake up meanwhile: whoever looks for it, as step 2 of a change does, finds it asleep.
 pub(crate) fn wait_here(pc: u64) {
-    let is_closed = || {
+    OPENED.wait_until(|| {
         let mut closed = CLOSED_AT.iter();
+        let is_closed = closed.any(|at| at.load(Ordering::Acquire) == pc);
         // What is executed can be read. It counts, too: it is the parent's in a child that has a
         // copy of the word alone.
-        closed.any(|at| at.load(Ordering::Acquire) == pc)
-            && load_half(RxAddr::new(pc)) == insn::C_J_0
-    };
-    while is_closed() {
-        threads::pause(WAITING);
-    }
+        !is_closed || load_half(RxAddr::new(pc)) != insn::C_J_0
+    });
 }
 
 /// Whether it is closed, under the text lock.
@@ -279,6 +279,7 @@ fn open(state: &mut State) -> Result<(), TextError> {
     for at in &CLOSED_AT {
         at.store(0, Ordering::Release);
     }
+    OPENED.tell();
     state.gate.closed = None;
     Ok(())
 }

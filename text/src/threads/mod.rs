@@ -214,11 +214,6 @@ pub(crate) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
     engine::blocking(signo)
 }
 
-/// Sleeps this long, by a bare system call. For signal handlers.
-pub(crate) fn pause(time: Duration) {
-    sys::pause(time);
-}
-
 /// The signal by which threads are asked, if there is one: whoever blocks signals for long leaves
 /// it open.
 pub(crate) fn question_signal() -> Option<i32> {
