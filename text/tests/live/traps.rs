@@ -217,16 +217,12 @@ fn without_signal_stack(f: impl FnOnce()) {
         ..before
     };
     // SAFETY: both are live, and the thread is not on that stack.
-    assert_eq!(
-        unsafe { libc::sigaltstack(&raw const none, &raw mut before) },
-        0
-    );
+    let taken = unsafe { libc::sigaltstack(&raw const none, &raw mut before) };
+    assert_eq!(taken, 0);
     f();
     // SAFETY: it is as it was; a null old one is allowed.
-    assert_eq!(
-        unsafe { libc::sigaltstack(&raw const before, std::ptr::null_mut()) },
-        0
-    );
+    let given = unsafe { libc::sigaltstack(&raw const before, std::ptr::null_mut()) };
+    assert_eq!(given, 0);
 }
 
 /// What the kernel has pushed for a trap lies in dead stack afterwards, and may lie in the frame of
