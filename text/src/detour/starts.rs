@@ -83,9 +83,11 @@ fn starts_of(entry: RxAddr, code_of: &dyn Fn(RxAddr) -> Vec<u16>) -> Vec<Start> 
         let code = code_of(func);
         let found = starts_in(func, &code, code_of);
         if found.is_empty() {
-            let ends = ends_of(func, &code);
-            let new: Vec<RxAddr> = ends.filter(|end| !funcs.contains(end)).collect();
-            funcs.extend(new);
+            for end in ends_of(func, &code) {
+                if !funcs.contains(&end) {
+                    funcs.push(end);
+                }
+            }
         }
         starts.extend(found);
         if starts.len() > MOST_IN_FUNC || funcs.len() > MOST_FUNCS {
@@ -308,7 +310,9 @@ mod tests {
             pair[0],
             pair[1] | 1 << 7,
         ]);
-        let to_last = halves(&[insn::NOP, jump(RxAddr::new(far.get() + 4), last)]);
+        // On two ways.
+        let to_last = [4, 8].map(|off| jump(RxAddr::new(far.get() + off), last));
+        let to_last = halves(&[insn::NOP, to_last[0], to_last[1]]);
         let behind = RxRange::new(CALLEE, 18 + 4 + 2);
         let want = [0, 12].map(|off| Start {
             at: RxAddr::new(last.get() + off),
