@@ -15,6 +15,7 @@
     reason = "implements lock_api's unsafe RawMutex and calls futex"
 )]
 
+use std::ffi::c_int;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::lock_api;
@@ -33,29 +34,27 @@ pub struct RawForkMutex(AtomicU32);
 
 /// Sleeps while the word holds `value`; may wake without reason. Async-signal-safe.
 fn wait(word: &AtomicU32, value: u32) {
-    // SAFETY:
-    // 1. The address is that of a live, aligned 32-bit word.
-    // 2. FUTEX_WAIT only reads it; a null timeout means none.
-    unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            libc::FUTEX_WAIT | libc::FUTEX_PRIVATE_FLAG,
-            value,
-            std::ptr::null::<libc::timespec>(),
-        );
-    }
+    futex(word, libc::FUTEX_WAIT, value);
 }
 
 /// Wakes as many of those who sleep.
-fn wake(word: &AtomicU32, nr: i32) {
-    // SAFETY: FUTEX_WAKE uses the address as a name only.
+fn wake(word: &AtomicU32, nr: u32) {
+    futex(word, libc::FUTEX_WAKE, nr);
+}
+
+/// FUTEX_WAIT or FUTEX_WAKE.
+fn futex(word: &AtomicU32, op: c_int, value: u32) {
+    // SAFETY:
+    // 1. The address is that of a live, aligned 32-bit word.
+    // 2. FUTEX_WAIT only reads it, and a null timeout means none; FUTEX_WAKE uses the address as a
+    //    name, and has no timeout.
     unsafe {
         libc::syscall(
             libc::SYS_futex,
             word.as_ptr(),
-            libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG,
-            nr,
+            op | libc::FUTEX_PRIVATE_FLAG,
+            value,
+            std::ptr::null::<libc::timespec>(),
         );
     }
 }
@@ -88,7 +87,7 @@ impl Event {
     /// It has happened.
     pub(crate) fn tell(&self) {
         self.count.fetch_add(1, Ordering::Release);
-        wake(&self.count, i32::MAX);
+        wake(&self.count, i32::MAX as u32);
     }
 }
 

@@ -188,8 +188,11 @@ impl Held {
             self.starts = Arc::new([]);
             return Ok(Change::None);
         }
-        let halves = places.iter().map(|(start, half)| (start.at, *half));
-        let patches = patches_of(halves.map(|(at, half)| (at, half, insn::C_J_0)))?;
+        let patches = patches_of(places.iter().map(|(start, half)| Half {
+            at: start.at,
+            old: *half,
+            new: insn::C_J_0,
+        }))?;
         let behind = behind(&places);
         let signals = blocked_signals();
         txn::patch_locked(state, &patches)?;
@@ -269,10 +272,16 @@ fn behind(places: &[(Start, u16)]) -> Vec<RxRange> {
 /// # Errors
 /// Those of mapping memory; it is closed still.
 fn open(state: &mut State) -> Result<(), TextError> {
+    if state.gate.closed.is_none() {
+        return Ok(());
+    }
     // A debugger that takes a breakpoint away has opened it.
     let is_closed = |(at, _): &(RxAddr, u16)| load_half(*at) == insn::C_J_0;
-    let halves = state.gate.hides().filter(is_closed);
-    let patches = patches_of(halves.map(|(at, half)| (at, insn::C_J_0, half)))?;
+    let patches = patches_of(state.gate.hides().filter(is_closed).map(|(at, half)| Half {
+        at,
+        old: insn::C_J_0,
+        new: half,
+    }))?;
     if !patches.is_empty() {
         txn::store_for_good(state, &patches)?;
     }
@@ -294,12 +303,8 @@ fn blocked_signals() -> BlockedSignals {
     BlockedSignals::but(open.chain(question).chain(library))
 }
 
-/// Half-words, what they are and what they shall be, as words.
-fn patches_of(
-    halves: impl Iterator<Item = (RxAddr, u16, u16)>,
-) -> Result<Vec<WordPatch>, TextError> {
-    let halves: Vec<Half> = halves.map(|(at, old, new)| Half { at, old, new }).collect();
-    script::compose(&halves, sys::load_text_u32)
+fn patches_of(halves: impl Iterator<Item = Half>) -> Result<Vec<WordPatch>, TextError> {
+    script::compose(&halves.collect::<Vec<_>>(), sys::load_text_u32)
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@
 use crate::addr::{RxAddr, RxRange};
 use crate::func::Func;
 use crate::insn;
-use crate::original::original_text;
+use crate::look::Look;
 
 /// An instruction that leads to a start, at which a thread may wait.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -48,6 +48,8 @@ pub(super) fn find() -> Vec<Start> {
     let addr = |f: *const ()| RxAddr::new(f.expose_provenance() as u64);
     // The library's own, even if somebody has put another one before it.
     let funcs = Func::all_in(addr(libc::getauxval as *const ())).unwrap_or_default();
+    // One for all that is read.
+    let look = Look::now().ok();
     let mut starts: Vec<Start> = Vec::new();
     for (name, otherwise) in NAMES.into_iter().zip(known) {
         let entry = match funcs.iter().find(|f| f.name.as_deref() == Some(name)) {
@@ -57,7 +59,7 @@ pub(super) fn find() -> Vec<Start> {
                 Err(_) => continue,
             },
         };
-        for start in starts_of(entry, &|entry| code_of(&funcs, entry)) {
+        for start in starts_of(entry, &|entry| code_of(&funcs, look.as_ref(), entry)) {
             if !starts.contains(&start) {
                 starts.push(start);
             }
@@ -66,11 +68,12 @@ pub(super) fn find() -> Vec<Start> {
     starts
 }
 
-/// The code of the function at `entry`; nothing if there is none.
-fn code_of(funcs: &[Func], entry: RxAddr) -> Vec<u16> {
+/// The code of the function at `entry`; nothing if there is none, or none can be read.
+fn code_of(funcs: &[Func], look: Option<&Look>, entry: RxAddr) -> Vec<u16> {
     let i = funcs.binary_search_by_key(&entry, |f| f.entry);
     let len_bytes = i.ok().and_then(|i| funcs.get(i)?.len_bytes).unwrap_or(0);
-    let code = original_text(RxRange::new(entry, len_bytes)).unwrap_or_default();
+    let code = look.and_then(|look| look.original_text(RxRange::new(entry, len_bytes)).ok());
+    let code = code.unwrap_or_default();
     let halves = code.chunks_exact(2);
     halves.map(|b| u16::from_le_bytes([b[0], b[1]])).collect()
 }
@@ -259,9 +262,10 @@ mod tests {
         for start in &starts {
             assert!(funcs.iter().all(|f| f.entry != start.at), "{start:?}");
         }
+        let look = Look::now().unwrap();
         let holds = |f: *const ()| {
             let entry = Func::find(RxAddr::new(f as u64)).unwrap().entry;
-            let of_it = starts_of(entry, &|entry| code_of(&funcs, entry));
+            let of_it = starts_of(entry, &|entry| code_of(&funcs, Some(&look), entry));
             assert!(
                 of_it.iter().all(|start| starts.contains(start)),
                 "{of_it:?}"
