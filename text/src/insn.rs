@@ -260,6 +260,9 @@ mod tests {
         // auipc ra, 0xffffb; jalr 562(ra)
         let to = RxAddr::new(at.get() - 0x5000 + 562);
         assert_eq!(pair_target([0xffff_b097, 0x2320_80e7], at), Some((1, to)));
+        // auipc t0, 0; jalr t0, -2048(t0)
+        let to = RxAddr::new(at.get() - 2048);
+        assert_eq!(pair_target([0x0000_0297, 0x8002_82e7], at), Some((5, to)));
         let other = "auipc t3, 0x12345; jr 0x678(t4)";
         assert_eq!(pair_target([0x1234_5e17, 0x678e_8067], at), None, "{other}");
         assert_eq!(pair_target([NOP, 0x2320_80e7], at), None);
