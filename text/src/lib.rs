@@ -24,6 +24,7 @@
 //! | [`threads`] | where every thread is |
 //! | `flush` | the instruction cache, and what this machine needs |
 //! | `fork` | a child's own copy |
+//! | [`syscall`] | bare system calls, for all rooms |
 //!
 //! Four promises hold for all of it: no mapping is writable and executable, not even for a
 //! moment; a change is all or nothing; after it every hart fetches the new text; a refused flush
@@ -59,6 +60,7 @@ mod state;
 mod stub;
 mod sync;
 mod sys;
+pub mod syscall;
 #[doc(hidden)]
 pub mod testing;
 pub mod threads;

@@ -1,0 +1,88 @@
+//! Bare system calls: no libc, no `errno`, no cancellation point.
+//!
+//! Code that an image, a signal handler or a fork handler can reach calls these and not libc's
+//! functions: any of libc's may be hooked (`mmap`, `getpid`, `syscall` itself), or a breakpoint at
+//! this moment, and a call of it would then run a program where none may run. Every room takes
+//! them from here.
+//!
+//! Key function: [`syscall`]. Source: `syscall(2)`; Linux `arch/riscv/kernel/entry.S`; RISC-V ELF
+//! psABI, calling convention.
+#![expect(unsafe_code, reason = "the ecall instruction")]
+
+use std::ffi::c_long;
+
+/// An errno value, positive.
+pub type Errno = i32;
+
+/// The largest errno that a call returns, negated (kernel `include/linux/err.h`).
+const MAX_ERRNO: usize = 4095;
+
+/// Calls the kernel; missing arguments are zero.
+///
+/// # Errors
+/// The errno that the kernel answers. `errno` itself is not touched.
+///
+/// # Safety
+/// What the kernel does with these arguments must be sound, as with `libc::syscall`.
+#[inline]
+pub unsafe fn syscall<const N: usize>(nr: c_long, args: [usize; N]) -> Result<usize, Errno> {
+    const { assert!(N <= 6, "a system call has at most six arguments") };
+    let mut all = [0; 6];
+    all[..N].copy_from_slice(&args);
+    // SAFETY: 1. the caller's promise.
+    let ret = unsafe { ecall(nr, all) };
+    if ret > usize::MAX - MAX_ERRNO {
+        return Err(ret.wrapping_neg() as Errno);
+    }
+    Ok(ret)
+}
+
+/// The kernel keeps all registers but `a0` and those of vectors.
+#[cfg(target_arch = "riscv64")]
+#[inline]
+unsafe fn ecall(nr: c_long, [a0, a1, a2, a3, a4, a5]: [usize; 6]) -> usize {
+    let ret: usize;
+    // SAFETY: 1. the caller's promise. 2. What the kernel changes is named.
+    unsafe {
+        std::arch::asm!(
+            "ecall",
+            inlateout("a0") a0 => ret,
+            in("a1") a1,
+            in("a2") a2,
+            in("a3") a3,
+            in("a4") a4,
+            in("a5") a5,
+            in("a7") nr,
+            clobber_abi("C"),
+            options(nostack),
+        );
+    }
+    ret
+}
+
+/// Other architectures build and test this crate, and hook nothing.
+#[cfg(not(target_arch = "riscv64"))]
+unsafe fn ecall(nr: c_long, [a0, a1, a2, a3, a4, a5]: [usize; 6]) -> usize {
+    // SAFETY: 1. the caller's promise.
+    let ret = unsafe { libc::syscall(nr, a0, a1, a2, a3, a4, a5) };
+    if ret == -1 {
+        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
+        return (-errno as isize) as usize;
+    }
+    ret as usize
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_and_errnos_are_told_apart() {
+        // SAFETY: 1. takes nothing, changes nothing.
+        let pid = unsafe { syscall(libc::SYS_getpid, []) };
+        assert_eq!(pid, Ok(std::process::id() as usize));
+        // SAFETY: 1. a descriptor that is never open.
+        let closed = unsafe { syscall(libc::SYS_close, [u32::MAX as usize]) };
+        assert_eq!(closed, Err(libc::EBADF));
+    }
+}
