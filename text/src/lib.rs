@@ -23,6 +23,7 @@
 //! | `unchanged` | whether that is what the object's file has |
 //! | [`threads`] | where every thread is |
 //! | `flush` | the instruction cache, and what this machine needs |
+//! | `memory` | pages for code that need no descriptor, and their view |
 //! | `fork` | a child's own copy |
 //! | [`syscall`] | bare system calls, for all rooms |
 //!
@@ -46,6 +47,7 @@ mod insn;
 mod loaded;
 mod look;
 mod map;
+mod memory;
 mod names;
 mod object;
 mod original;

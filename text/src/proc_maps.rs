@@ -169,6 +169,9 @@ impl ProcMaps {
     }
 }
 
+/// Of an entry of the page map: the page is in memory.
+const PRESENT: u64 = 1 << 63;
+
 /// What each page of this process is: `/proc/self/pagemap`.
 pub(crate) struct PageMap(File);
 
@@ -183,14 +186,23 @@ impl PageMap {
     pub(crate) fn is_copied(&self, page: RxAddr) -> bool {
         const OF_FILE: u64 = 1 << 61;
         const SWAPPED: u64 = 1 << 62;
-        const PRESENT: u64 = 1 << 63;
+        let is_copied = |entry| entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0;
+        self.entry(page).is_some_and(is_copied)
+    }
+
+    /// Whether a page of private memory is mapped here and nowhere else, in no process; `None`
+    /// where that is not known.
+    pub(crate) fn is_exclusive(&self, page: RxAddr) -> Option<bool> {
+        const EXCLUSIVE: u64 = 1 << 56;
+        let entry = self.entry(page).filter(|entry| entry & PRESENT != 0)?;
+        Some(entry & EXCLUSIVE != 0)
+    }
+
+    fn entry(&self, page: RxAddr) -> Option<u64> {
         let off = page.get() / region::page::size() as u64 * 8;
         let mut entry = [0; 8];
-        if self.0.read_exact_at(&mut entry, off).is_err() {
-            return false;
-        }
-        let entry = u64::from_le_bytes(entry);
-        entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0
+        self.0.read_exact_at(&mut entry, off).ok()?;
+        Some(u64::from_le_bytes(entry))
     }
 }
 
