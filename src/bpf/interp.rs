@@ -359,7 +359,8 @@ impl<'a> Interpreter<'a> {
         arena
     }
 
-    /// An access to memory; where the arena has no page, what is loaded is 0.
+    /// An access to memory; where the arena has no page, or a misaligned atomic one, what is loaded
+    /// is 0.
     ///
     /// # Safety
     /// 1. It is sound, unless it is the arena's.
@@ -367,6 +368,7 @@ impl<'a> Interpreter<'a> {
         // SAFETY: 1. caller's contract; in the arena the page is there.
         let access = || unsafe { access(op, &frame.regs, addr) };
         let result = match self.arena {
+            _ if is_misaligned(op, addr) => None,
             Some(arena) => arena.access(addr, size.bytes().into(), access),
             None => Some(access()),
         };
@@ -625,10 +627,20 @@ fn place(op: Op) -> (BpfReg, i16, Size) {
     }
 }
 
+/// Whether an access is atomic and its address no multiple of its size.
+fn is_misaligned(op: Op, addr: u64) -> bool {
+    match op {
+        Op::Atomic { size, .. } | Op::LoadAcquire { size, .. } | Op::StoreRelease { size, .. } => {
+            addr % u64::from(size.bytes()) != 0
+        }
+        _ => false,
+    }
+}
+
 /// Does an access; what goes to the register that it writes, if it writes one.
 ///
 /// # Safety
-/// 1. It is sound.
+/// 1. It is sound, and aligned if it is atomic.
 unsafe fn access(op: Op, regs: &[u64; 11], addr: u64) -> u64 {
     let get = |reg: BpfReg| regs[reg.index()];
     match op {
