@@ -34,7 +34,7 @@ fn main() {
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("riscv64") {
         compile_functions();
         compile_throws();
-        link_on_load();
+        link_libraries();
         compile_generated(seed, count as usize);
     }
 }
@@ -75,18 +75,20 @@ fn compile_throws() {
     build.file("cxx/throws.cpp").compile("testlib_throws");
 }
 
-/// A library that is opened by tests, bound as late as can be.
-fn link_on_load() {
+/// Libraries that are opened by tests, bound as late as can be.
+fn link_libraries() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let mut command = compiler()
-        .opt_level(2)
-        .pic(true)
-        .get_compiler()
-        .to_command();
-    command.args(["-shared", "-Wl,-z,lazy", "c/onload.c", "-o"]);
-    let status = command.arg(out.join("onload.so")).status();
-    let is_linked = status.as_ref().is_ok_and(std::process::ExitStatus::success);
-    assert!(is_linked, "linking onload.so: {status:?}");
+    for name in ["onload", "tlsword"] {
+        let mut command = compiler()
+            .opt_level(2)
+            .pic(true)
+            .get_compiler()
+            .to_command();
+        command.args(["-shared", "-Wl,-z,lazy", &format!("c/{name}.c"), "-o"]);
+        let status = command.arg(out.join(format!("{name}.so"))).status();
+        let is_linked = status.as_ref().is_ok_and(std::process::ExitStatus::success);
+        assert!(is_linked, "linking {name}.so: {status:?}");
+    }
 }
 
 fn compile_generated(seed: u64, count: usize) {

@@ -20,6 +20,7 @@
 //! | `catalog` | the functions of an object, from `eh_frame`, `dynamic` and its file |
 //! | `original` | text as it would be without all that |
 //! | `look` | [`Look`]: many questions of one moment |
+//! | `own` | the library that this is part of stays loaded |
 //! | `unchanged` | whether that is what the object's file has |
 //! | [`threads`] | where every thread is |
 //! | `flush` | the instruction cache, and what this machine needs |
@@ -49,6 +50,7 @@ mod map;
 mod names;
 mod object;
 mod original;
+mod own;
 mod pad;
 mod plan;
 mod poke;
@@ -76,6 +78,7 @@ pub use func::{Convention, Func, FuncKind, find_symbol, look_symbol};
 pub use look::Look;
 pub use map::{Backing, CodeMap, Place};
 pub use original::original_text;
+pub use own::{Own, own_object};
 pub use pad::{Pad, PadWords};
 pub use poke::{
     Insn, Poke, Switch, arm_all, arm_off_all, poke_all, restore_all, restore_off_all, text_poke,

@@ -29,6 +29,7 @@ use crate::model::FuncModel;
 use crate::owner::ChangeLock;
 use crate::pin::LibPin;
 use crate::prog::Prog;
+use crate::tls;
 
 /// The most programs that one function can have. Kernel: `BPF_MAX_TRAMP_LINKS`.
 pub const MAX_LINKS: usize = 38;
@@ -113,12 +114,13 @@ impl Trampolines {
     ///
     /// # Errors
     /// [`TrampError::UnsupportedHost`] where images cannot run; [`TrampError::Text`] when live
-    /// text cannot be changed here.
+    /// text cannot be changed here; [`TrampError::NoThreadBlock`].
     pub fn new(packs: Arc<PackAlloc>) -> Result<Self, TrampError> {
         if !cfg!(all(target_arch = "riscv64", target_os = "linux")) {
             return Err(TrampError::UnsupportedHost);
         }
         text::sync_mode()?;
+        tls::ready()?;
         Ok(Trampolines {
             shop: Workshop {
                 packs,

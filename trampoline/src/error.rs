@@ -28,6 +28,17 @@ pub enum TrampError {
     /// A handler that runs inside an attach or detach asked for another. Kernel: `-EBUSY`.
     #[error("hooks are being changed by this very thread; try again when that call is over")]
     Reentered,
+    /// This library got no thread-local memory at one distance from each thread's pointer, or cannot
+    /// be kept loaded. Kernel: `-ENOMEM`.
+    #[error(
+        "the library that holds rvbpf cannot have {bytes} bytes of static TLS: {reason}; open it \
+         earlier, preload it, or raise glibc.rtld.optional_static_tls in GLIBC_TUNABLES",
+        bytes = crate::guard::BLOCK_BYTES
+    )]
+    NoThreadBlock {
+        /// What is wrong.
+        reason: Box<str>,
+    },
     /// The image cannot be laid out. Kernel: `-EFBIG`.
     #[error("the image for {func} cannot be laid out: {source}")]
     Layout {

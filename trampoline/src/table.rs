@@ -11,11 +11,11 @@
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
-use crate::guard::{self, ThreadBlock};
+use crate::guard::{self, Levels, ThreadBlock};
 use crate::shadow;
 
 const CLAIMED: i32 = -1;
-const SLAB_ENTRIES: usize = 510;
+const SLAB_ENTRIES: usize = 146;
 
 /// Lines of an in-flight counter; a thread uses one of them.
 pub(crate) const SHARDS: usize = 8;
@@ -29,6 +29,8 @@ struct Entry {
     block: AtomicU64,
     /// Lowest address of the thread's shadow stack, 0 if it has none.
     shadow: AtomicU64,
+    /// The rest of the thread's block.
+    levels: Levels,
 }
 
 #[derive(Debug)]
@@ -78,8 +80,12 @@ pub(crate) enum Unregistered {
     Guest,
 }
 
-/// Puts the calling thread into the table. Safe in signal handlers.
+/// Puts the calling thread into the table, if it is not there. Safe in signal handlers.
 pub(crate) fn register(block: &ThreadBlock) -> Result<(), Unregistered> {
+    // A signal handler may have come between the caller's look and this.
+    if block.levels.load(Ordering::Relaxed) != 0 {
+        return Ok(());
+    }
     let process = PROCESS.load(Ordering::Relaxed);
     if process != 0 && process != std::process::id() as i32 {
         return Err(Unregistered::Guest);
@@ -87,7 +93,13 @@ pub(crate) fn register(block: &ThreadBlock) -> Result<(), Unregistered> {
     let tid = gettid();
     let (index, entry) = claim(tid).ok_or(Unregistered::NoMemory)?;
     entry.block.store(block.addr(), Ordering::Relaxed);
+    // What a thread that has ended left. (A signal handler that comes before the end of this has an
+    // entry of its own, which is looked at too.)
+    entry.levels.clear();
     entry.tid.store(tid, Ordering::Release);
+    block
+        .levels
+        .store(ptr::from_ref(&entry.levels) as u64, Ordering::Relaxed);
     let shard_off = (index % SHARDS * SHARD_BYTES) as u64;
     block.shard_off.store(shard_off, Ordering::Relaxed);
     Ok(())
@@ -154,32 +166,46 @@ pub(crate) fn shadow_of_this_thread() -> Option<&'static AtomicU64> {
 /// Does a thread that does not run now (the caller has made sure) run programs of one of the
 /// images that `in_image` knows?
 pub(crate) fn is_busy(tid: i32, in_image: &dyn Fn(u64) -> bool) -> bool {
-    any_block(tid, |block, idle| block.runs(idle, in_image))
+    any_block(tid, |block, levels, idle| {
+        block.runs(Some(levels), idle, in_image)
+    })
 }
 
 /// Is such a thread in a member of a struct_ops table, or has it pinned one, that `is_of` knows?
 pub(crate) fn holds(tid: i32, is_of: &dyn Fn(u64) -> bool) -> bool {
-    any_block(tid, |block, idle| block.holds(idle, is_of))
+    any_block(tid, |block, levels, idle| {
+        block.holds(Some(levels), idle, is_of)
+    })
 }
 
-fn any_block(tid: i32, is_so: impl Fn(&ThreadBlock, u64) -> bool) -> bool {
-    let blocks = entries().filter(|e| e.tid.load(Ordering::Acquire) == tid);
-    blocks.map(|e| e.block.load(Ordering::Relaxed)).any(|at| {
+fn any_block(tid: i32, is_so: impl Fn(&ThreadBlock, &Levels, u64) -> bool) -> bool {
+    let mut found = entries().filter(|e| e.tid.load(Ordering::Acquire) == tid);
+    found.any(|e| {
+        let at = e.block.load(Ordering::Relaxed);
         let copy = read_block(at);
-        copy.is_some_and(|block| is_so(&block, guard::idle_value(at)))
+        copy.is_some_and(|block| is_so(&block, &e.levels, guard::idle_value(at)))
     })
+}
+
+/// What the calling thread has beside its block; `None` where it is not registered.
+pub(crate) fn levels(block: &ThreadBlock) -> Option<&'static Levels> {
+    let at = block.levels.load(Ordering::Relaxed) as *const Levels;
+    // SAFETY:
+    // 1. It is null, or `register` stored the address of an entry's, and slabs are never unmapped.
+    // 2. The entry is this thread's as long as the thread lives; all its words are atomic.
+    unsafe { at.as_ref() }
 }
 
 /// The same for the calling thread. Safe in signal handlers.
 pub(crate) fn is_busy_here(in_image: impl Fn(u64) -> bool) -> bool {
     let block = guard::block();
-    block.runs(guard::idle_value(block.addr()), in_image)
+    block.runs(levels(block), guard::idle_value(block.addr()), in_image)
 }
 
 /// [`holds`] for the calling thread. Safe in signal handlers.
 pub(crate) fn holds_here(is_of: impl Fn(u64) -> bool) -> bool {
     let block = guard::block();
-    block.holds(guard::idle_value(block.addr()), is_of)
+    block.holds(levels(block), guard::idle_value(block.addr()), is_of)
 }
 
 /// Copies a block of another thread, whose memory may be gone by now.
@@ -204,6 +230,10 @@ fn read_block(at: u64) -> Option<ThreadBlock> {
 
 /// Gives entries of threads that have ended back, and their shadow stacks.
 pub(crate) fn sweep() {
+    // A child of `_Fork` knows its only thread by the parent's id.
+    if PROCESS.load(Ordering::Relaxed) != std::process::id() as i32 {
+        return;
+    }
     for e in entries() {
         let tid = e.tid.load(Ordering::Acquire);
         if tid <= 0 || is_alive(tid) {
