@@ -164,9 +164,12 @@ pub(crate) fn holds(tid: i32, is_of: &dyn Fn(u64) -> bool) -> bool {
 
 fn any_block(tid: i32, is_so: impl Fn(&ThreadBlock, u64) -> bool) -> bool {
     let blocks = entries().filter(|e| e.tid.load(Ordering::Acquire) == tid);
-    blocks.map(|e| e.block.load(Ordering::Relaxed)).any(|at| {
-        let copy = read_block(at);
-        copy.is_some_and(|block| is_so(&block, guard::idle_value(at)))
+    let mut blocks = blocks.map(|e| e.block.load(Ordering::Relaxed));
+    blocks.any(|at| match read_block(at) {
+        Copied::Block(block) => is_so(&block, guard::idle_value(at)),
+        // Of a thread that has ended, and whose id is used again.
+        Copied::Gone => false,
+        Copied::Unknown => true,
     })
 }
 
@@ -182,10 +185,24 @@ pub(crate) fn holds_here(is_of: impl Fn(u64) -> bool) -> bool {
     block.holds(guard::idle_value(block.addr()), is_of)
 }
 
+/// What the kernel says of a block.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "made, looked at and gone within one call"
+)]
+enum Copied {
+    Block(ThreadBlock),
+    /// Its memory is not mapped any more.
+    Gone,
+    /// The kernel does not say.
+    Unknown,
+}
+
 /// Copies a block of another thread, whose memory may be gone by now.
-fn read_block(at: u64) -> Option<ThreadBlock> {
+fn read_block(at: u64) -> Copied {
     let mut copy = std::mem::MaybeUninit::<ThreadBlock>::uninit();
-    let (pid, len) = (std::process::id() as i32, size_of::<ThreadBlock>());
+    // Not the process: its first thread may have ended, and has no memory then.
+    let (tid, len) = (gettid(), size_of::<ThreadBlock>());
     let local = libc::iovec {
         iov_base: copy.as_mut_ptr().cast(),
         iov_len: len,
@@ -197,9 +214,16 @@ fn read_block(at: u64) -> Option<ThreadBlock> {
     // SAFETY:
     // 1. `local` is `len` writable bytes.
     // 2. The kernel checks `remote`; memory that is gone is an error, not a fault.
-    let got = unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
-    // SAFETY: 1. all bytes were written when the kernel says so; any bytes are a block.
-    (got == len as isize).then(|| unsafe { copy.assume_init() })
+    let got = unsafe { libc::process_vm_readv(tid, &local, 1, &remote, 1, 0) };
+    match usize::try_from(got) {
+        // SAFETY: 1. all bytes were written when the kernel says so; any bytes are a block.
+        Ok(got) if got == len => Copied::Block(unsafe { copy.assume_init() }),
+        Ok(_) => Copied::Gone,
+        Err(_) => match std::io::Error::last_os_error().raw_os_error() {
+            Some(libc::EFAULT) => Copied::Gone,
+            _ => Copied::Unknown,
+        },
+    }
 }
 
 /// Gives entries of threads that have ended back, and their shadow stacks.
