@@ -6,11 +6,11 @@
 )]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
 use symbols::Tools;
-use text::{Lookup, RxAddr};
+use text::{Deadline, Lookup, RxAddr};
 use trampoline::indirect::Workshop;
 use trampoline::{FuncModel, TrampError, TrampStats, Trampolines, Traps};
 
@@ -238,15 +238,14 @@ impl Runtime {
     /// ran programs that make tail calls.
     #[doc(alias = "synchronize_rcu_tasks")]
     pub fn synchronize(&self, patience: Duration) -> Result<(), Error> {
-        let end = Instant::now() + patience;
+        let end = Deadline::after(patience);
         // First: what tables hold may be programs in arrays.
         let retired = self.inner.ops.synchronize(patience);
         if retired > 0 {
             return Err(TrampError::StillInUse { retired }.into());
         }
-        let left = || end.saturating_duration_since(Instant::now());
-        self.inner.tramps.synchronize(left())?;
-        match bpf::synchronize(left()) {
+        self.inner.tramps.synchronize(end.left())?;
+        match bpf::synchronize(end.left()) {
             0 => Ok(()),
             retired => Err(TrampError::StillInUse { retired }.into()),
         }

@@ -35,6 +35,7 @@ mod addr;
 mod cache;
 mod catalog;
 mod copy;
+mod deadline;
 mod detour;
 mod dynamic;
 mod eh_frame;
@@ -71,6 +72,7 @@ mod unchanged;
 
 pub use addr::{PcRel, RxAddr, RxRange};
 pub use copy::{text_copy, text_copy_all, text_invalidate, text_invalidate_all};
+pub use deadline::Deadline;
 pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all, undivert_all_within};
 pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};

@@ -26,7 +26,7 @@ impl Look {
     /// Looks.
     ///
     /// # Errors
-    /// [`TextError::Map`] when `/proc/self/maps` cannot be read.
+    /// [`TextError::MapsUnseen`] when the kernel does not show what is mapped.
     pub fn now() -> Result<Self, TextError> {
         state::watch_forks()?;
         Ok(Self {

@@ -310,8 +310,14 @@ fn adopt_pages(
         }
     }
     // What a debugger has written and taken back reads the same, and is a copy still.
-    if let Some(page_map) = fresh.first().and_then(|_| PageMap::open()) {
-        pages.extend(fresh.into_iter().filter(|page| page_map.is_copied(*page)));
+    // Where that cannot be known, it is replaced as if it were one.
+    if !fresh.is_empty() {
+        let page_map = PageMap::open();
+        let is_as_stored = |page: &RxAddr| {
+            let copied = page_map.as_ref().and_then(|map| map.is_copied(*page));
+            copied == Some(false)
+        };
+        pages.extend(fresh.into_iter().filter(|page| !is_as_stored(page)));
     }
     if pages.is_empty() {
         return Ok(view);

@@ -12,13 +12,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pack_alloc::PackAlloc;
 use rv64::Features;
 use symbols::Tools;
-use text::threads::Patience;
-use text::{Detour, ForkMutex, ForkMutexGuard, RxAddr, RxRange, TextError};
+use text::threads::{Patience, StuckWhy};
+use text::{Deadline, Detour, ForkMutex, ForkMutexGuard, RxAddr, RxRange, TextError};
 
 use crate::change::{Change, Maker, Site, Stored, Wanted};
 use crate::entry::{EntryKind, Traps};
@@ -220,23 +220,24 @@ impl Trampolines {
     /// # Errors
     /// [`TrampError::StillInUse`] when something still is after `patience`: images and slots that
     /// threads are in, functions whose entries cannot be given back because a thread stands between
-    /// the words of their jump. It stays as it is, and nothing is lost by asking again. Else what a
-    /// change of text may be refused for ([`TrampError::Text`]).
+    /// the words of their jump. It stays as it is, and nothing is lost by asking again. The same holds
+    /// for `ThreadsUnseen` and `ThreadUnseen` of [`TextError`], when the kernel does not show what is
+    /// in use, and for what else a change of text may be refused for ([`TrampError::Text`]).
     pub fn synchronize(&self, patience: Duration) -> Result<(), TrampError> {
-        let end = Instant::now() + patience;
+        let end = Deadline::after(patience);
         let mut round = Duration::from_millis(5);
         loop {
             let pause;
             let mut unpinned = Vec::new();
             {
                 let mut state = self.lock()?;
-                let left = end.saturating_duration_since(Instant::now());
+                let left = end.left();
                 let nr_stuck = self.dismantle_idle(&mut state, left.min(LEAVING))?;
                 let patience = Patience::Signal {
                     after: round / 2,
                     deadline: round,
                 };
-                life::reclaim(
+                let unseen = life::reclaim(
                     &mut state.retired,
                     &self.shop.packs,
                     patience,
@@ -246,7 +247,12 @@ impl Trampolines {
                 if retired == 0 {
                     return Ok(());
                 }
-                if Instant::now() >= end {
+                // Waiting does not help where threads cannot even be listed.
+                let hidden = unseen.filter(|stuck| matches!(stuck.why, StuckWhy::Hidden(_)));
+                if let Some(stuck) = hidden.filter(|stuck| stuck.tid == 0 || end.is_over()) {
+                    return Err(TextError::from(stuck).into());
+                }
+                if end.is_over() {
                     return Err(TrampError::StillInUse { retired });
                 }
                 // While entries are tried, no thread can be started.
@@ -405,7 +411,9 @@ impl Trampolines {
         match text::undivert_all_within(&detours, patience.max(LEAST_LEAVING)) {
             Ok(()) => retire(state, |site| site.entry.moved().is_some()),
             // They are led to their copies for now.
-            Err(TextError::Stuck { .. }) => return Ok(detours.len()),
+            Err(TextError::Stuck { .. } | TextError::ThreadUnseen { .. }) => {
+                return Ok(detours.len());
+            }
             Err(other) => return Err(other.into()),
         }
         Ok(0)

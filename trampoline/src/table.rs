@@ -182,8 +182,12 @@ fn any_block(tid: i32, is_so: impl Fn(&ThreadBlock, &Levels, u64) -> bool) -> bo
     let mut found = entries().filter(|e| e.tid.load(Ordering::Acquire) == tid);
     found.any(|e| {
         let at = e.block.load(Ordering::Relaxed);
-        let copy = read_block(at);
-        copy.is_some_and(|block| is_so(&block, &e.levels, guard::idle_value(at)))
+        match read_block(at) {
+            Copied::Block(block) => is_so(&block, &e.levels, guard::idle_value(at)),
+            // Of a thread that has ended, and whose id is used again.
+            Copied::Gone => false,
+            Copied::Unknown => true,
+        }
     })
 }
 
@@ -208,10 +212,20 @@ pub(crate) fn holds_here(is_of: impl Fn(u64) -> bool) -> bool {
     block.holds(levels(block), guard::idle_value(block.addr()), is_of)
 }
 
+/// What the kernel says of a block.
+enum Copied {
+    Block(ThreadBlock),
+    /// Its memory is not mapped any more.
+    Gone,
+    /// The kernel does not say.
+    Unknown,
+}
+
 /// Copies a block of another thread, whose memory may be gone by now.
-fn read_block(at: u64) -> Option<ThreadBlock> {
+fn read_block(at: u64) -> Copied {
     let mut copy = std::mem::MaybeUninit::<ThreadBlock>::uninit();
-    let (pid, len) = (std::process::id() as i32, size_of::<ThreadBlock>());
+    // Not the process: its first thread may have ended, and has no memory then.
+    let (tid, len) = (gettid(), size_of::<ThreadBlock>());
     let local = libc::iovec {
         iov_base: copy.as_mut_ptr().cast(),
         iov_len: len,
@@ -223,9 +237,16 @@ fn read_block(at: u64) -> Option<ThreadBlock> {
     // SAFETY:
     // 1. `local` is `len` writable bytes.
     // 2. The kernel checks `remote`; memory that is gone is an error, not a fault.
-    let got = unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
-    // SAFETY: 1. all bytes were written when the kernel says so; any bytes are a block.
-    (got == len as isize).then(|| unsafe { copy.assume_init() })
+    let got = unsafe { libc::process_vm_readv(tid, &local, 1, &remote, 1, 0) };
+    match usize::try_from(got) {
+        // SAFETY: 1. all bytes were written when the kernel says so; any bytes are a block.
+        Ok(got) if got == len => Copied::Block(unsafe { copy.assume_init() }),
+        Ok(_) => Copied::Gone,
+        Err(_) => match std::io::Error::last_os_error().raw_os_error() {
+            Some(libc::EFAULT) => Copied::Gone,
+            _ => Copied::Unknown,
+        },
+    }
 }
 
 /// Gives entries of threads that have ended back, and their shadow stacks.
