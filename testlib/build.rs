@@ -35,6 +35,7 @@ fn main() {
         compile_functions();
         compile_throws();
         link_libraries();
+        link_private();
         compile_generated(seed, count as usize);
     }
 }
@@ -56,8 +57,10 @@ fn compile_functions() {
     let mut build = compiler();
     build.flag(PAD).files([
         "c/functions.c",
+        "c/nested.c",
         "c/ops.c",
         "c/sites.c",
+        "c/twice.c",
         "c/pads.S",
         "c/gate.S",
     ]);
@@ -89,6 +92,21 @@ fn link_libraries() {
         let is_linked = status.as_ref().is_ok_and(std::process::ExitStatus::success);
         assert!(is_linked, "linking {name}.so: {status:?}");
     }
+}
+
+/// A library with an unwinder of its own, without the symbols of its file.
+fn link_private() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let mut build = compiler();
+    build.cpp(true).opt_level(2).pic(true);
+    let mut command = build.get_compiler().to_command();
+    command.args(["-shared", "-s", "-static-libgcc", "-static-libstdc++"]);
+    command
+        .args(["cxx/private.cpp", "-o"])
+        .arg(out.join("private.so"));
+    let status = command.status();
+    let is_linked = status.as_ref().is_ok_and(std::process::ExitStatus::success);
+    assert!(is_linked, "linking private.so: {status:?}");
 }
 
 fn compile_generated(seed: u64, count: usize) {

@@ -9,6 +9,8 @@
 #[path = "common/mod.rs"]
 mod common;
 
+#[path = "semantics/direct.rs"]
+mod direct;
 #[path = "semantics/ends.rs"]
 mod ends;
 #[path = "semantics/jumps.rs"]

@@ -18,6 +18,7 @@
 //! | `func`, `names` | [`Func`]: functions by their addresses and by their names |
 //! | `question` | what of that only the dynamic linker can say |
 //! | `catalog` | the functions of an object, from `eh_frame`, `dynamic` and its file |
+//! | [`DirectReturn`] | functions that can tell who has called them |
 //! | `original` | text as it would be without all that |
 //! | `look` | [`Look`]: many questions of one moment |
 //! | `own` | the library that this is part of stays loaded |
@@ -33,6 +34,7 @@
 
 mod addr;
 mod cache;
+mod caller;
 mod catalog;
 mod copy;
 mod deadline;
@@ -71,6 +73,7 @@ mod txn;
 mod unchanged;
 
 pub use addr::{PcRel, RxAddr, RxRange};
+pub use caller::DirectReturn;
 pub use copy::{text_copy, text_copy_all, text_invalidate, text_invalidate_all};
 pub use deadline::Deadline;
 pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all, undivert_all_within};

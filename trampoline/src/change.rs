@@ -149,6 +149,7 @@ impl<'a> Maker<'a> {
                 stub: None,
             });
         }
+        self.check_return(&goal, site)?;
         let image = self.draft_image(&goal)?;
         let stub = match (stub, site) {
             (Some(stub), _) => Some(stub),
@@ -160,6 +161,21 @@ impl<'a> Maker<'a> {
             image: Some(image),
             stub,
         })
+    }
+
+    /// Refuses programs at the return of a function that must return straight to its caller.
+    fn check_return(&self, goal: &Goal, site: Option<&Site>) -> Result<(), TrampError> {
+        let calls = |links: &[(LinkId, Prog)]| links.iter().any(|(_, p)| p.runs_at_exit());
+        let is_known = site.is_some_and(|site| calls(&site.links));
+        if is_known || !calls(&goal.wanted.links) {
+            return Ok(());
+        }
+        let func = goal.func;
+        let unwinder = RxAddr::new(symbols::resume_addr());
+        match self.look()?.direct_return(func, unwinder)? {
+            Some((why, name)) => Err(TrampError::ReturnsDirectly { func, name, why }),
+            None => Ok(()),
+        }
     }
 
     /// The entry of a function that is not hooked yet, with the stub of one without a pad.

@@ -56,6 +56,20 @@ pub enum TrampError {
         /// The size that it would have.
         size_bytes: u32,
     },
+    /// The function can tell whether it returns straight to its caller, and must: it can be hooked
+    /// at its entry, but not at its return. Kernel: `-EINVAL`, of functions that return twice.
+    #[error(
+        "{func}: {name} cannot be hooked at its return (on_exit, on_session): it {}; hook its entry",
+        .why.reason()
+    )]
+    ReturnsDirectly {
+        /// The function.
+        func: RxAddr,
+        /// Its name.
+        name: Box<str>,
+        /// Why.
+        why: text::DirectReturn,
+    },
     /// No jump fits over the first instructions of the function, which has no pad. Kernel:
     /// `-EINVAL`, of optimised probes.
     #[error(

@@ -30,7 +30,7 @@ use crate::error::TrampError;
 use crate::flags::TrampFlags;
 use crate::frame::{Frame, FrameSlot, FrameSpec, FrameWith};
 use crate::guard;
-use crate::model::{FuncModel, Loc, Slot, StackArgs, Upper};
+use crate::model::{FuncModel, Loc, Pass, Slot, StackArgs, Upper};
 use crate::prog::{Needs, Prog, ProgKind, RetFrom, meta};
 use crate::shadow;
 use crate::slow::{Desc, DescCall, Phase, Verdict, run_slow};
@@ -702,6 +702,10 @@ impl<'a> Gen<'a> {
         });
         let base = self.base();
         let first = self.off(FrameSlot::Retval);
+        if matches!(self.spec.model.ret().pass(), Pass::Reference { .. }) {
+            // LLVM does not leave the address in `a0`; the hidden argument is it, and comes first.
+            self.e.ld(A0, base, self.ctx());
+        }
         for (i, slot) in self.spec.model.ret().slots().iter().enumerate() {
             let off = first + 8 * i as i32;
             match slot.loc {
