@@ -17,6 +17,8 @@ mod ends;
 mod jumps;
 #[path = "semantics/leave.rs"]
 mod leave;
+#[path = "semantics/nested.rs"]
+mod nested;
 #[path = "semantics/order.rs"]
 mod order;
 #[path = "semantics/raw.rs"]

@@ -23,10 +23,14 @@ impl RegSet {
     /// What a function may overwrite and never finds arguments in: `t0` to `t6`, `ft0` to `ft11`.
     /// psABI, "Integer Register Convention", "Floating-point Register Convention".
     pub const TEMPORARIES: Self = {
-        use FReg::{Ft0, Ft1, Ft2, Ft3, Ft4, Ft5, Ft6, Ft7, Ft8, Ft9, Ft10, Ft11};
         use Reg::{T0, T1, T2, T3, T4, T5, T6};
-        let floats = [Ft0, Ft1, Ft2, Ft3, Ft4, Ft5, Ft6, Ft7, Ft8, Ft9, Ft10, Ft11];
-        Self::of(&[T0, T1, T2, T3, T4, T5, T6]).union(Self::of_floats(&floats))
+        Self::of(&[T0, T1, T2, T3, T4, T5, T6]).union(Self::FLOAT_TEMPORARIES)
+    };
+
+    /// The floating-point ones of [`Self::TEMPORARIES`].
+    pub const FLOAT_TEMPORARIES: Self = {
+        use FReg::{Ft0, Ft1, Ft2, Ft3, Ft4, Ft5, Ft6, Ft7, Ft8, Ft9, Ft10, Ft11};
+        Self::of_floats(&[Ft0, Ft1, Ft2, Ft3, Ft4, Ft5, Ft6, Ft7, Ft8, Ft9, Ft10, Ft11])
     };
 
     /// These floating-point registers.

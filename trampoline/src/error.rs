@@ -93,6 +93,15 @@ pub enum TrampError {
         /// Which instruction, and why.
         source: Refusal,
     },
+    /// The function has a pad, but is not called as the psABI says: a hook would overwrite what it is
+    /// passed. Kernel: `-EOPNOTSUPP`.
+    #[error("{func}: cannot be hooked: {source}")]
+    CustomConvention {
+        /// The function.
+        func: RxAddr,
+        /// Which instruction shows it.
+        source: Refusal,
+    },
     /// The function has no pad, and nothing says where it ends. Kernel: `-ENOENT`.
     #[error(
         "{func}: neither a symbol nor unwind tables say where this function ends; compile it \

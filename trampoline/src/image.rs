@@ -47,6 +47,8 @@ pub(crate) struct ImageSpec<'a> {
     /// Where the function goes on behind its pad.
     pub(crate) resume: RxAddr,
     pub(crate) model: &'a FuncModel,
+    /// The function finds something in `t2`.
+    pub(crate) takes_chain: bool,
     /// In attach order.
     pub(crate) progs: &'a [Prog],
     /// Address of the image's in-flight counter lines.
@@ -146,10 +148,10 @@ impl ImageSpec<'_> {
         })
     }
 
-    /// A nested function of GNU C gets its static chain in `t2`. Nobody takes a typed pointer
-    /// to one, but an untyped hook may meet it.
+    /// A nested function of GNU C gets its static chain in `t2`: one that has been seen to look there,
+    /// and whatever an untyped hook may meet.
     fn keeps_static_chain(&self) -> bool {
-        self.model.stack_args() == StackArgs::Unknown
+        self.takes_chain || self.model.stack_args() == StackArgs::Unknown
     }
 
     fn sessions(&self) -> impl Iterator<Item = usize> {
