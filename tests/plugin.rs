@@ -9,10 +9,14 @@ use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::hint::black_box;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{OnceLock, mpsc};
+use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use common::serial;
+use rvbpf::{FuncModel, Runtime};
+
+use common::{ADD2, PATIENCE, hook, serial};
 
 /// The library that cargo built beside this test.
 fn plugin_path() -> PathBuf {
@@ -255,4 +259,56 @@ fn without_static_tls_a_plugin_can_be_opened_and_says_what_is_missing() {
     assert!(why.contains("glibc.rtld.optional_static_tls"), "{why}");
     close(handle);
     assert_eq!((atol(), atol_in_child()), (17, 17));
+}
+
+static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+static HAS_HOOKED: AtomicBool = AtomicBool::new(false);
+static WAS_IN_TIME: AtomicBool = AtomicBool::new(false);
+
+/// Hooks a function of the program and one of libc, by address and by name, and takes the hooks
+/// away. Nothing here has a thread-local destructor: the C library registers those under the
+/// dynamic linker's lock.
+extern "C" fn hook_and_unhook(_: *mut c_void) -> *mut c_void {
+    let rt = RUNTIME.get().unwrap();
+    let add = hook(rt, ADD2).on_exit(|_, _| {}).attach().unwrap();
+    let atol: unsafe extern "C" fn(*const c_char) -> c_long = libc::atol;
+    let atol = hook(rt, atol).on_exit(|_, _| {}).attach().unwrap();
+    // SAFETY: 1. nothing is claimed of the function.
+    let named = unsafe { rt.hook_symbol(Some("libc"), "strtol", FuncModel::untyped()) };
+    let named = named.unwrap().on_entry(|_| {}).attach().unwrap();
+    for hooked in [add, atol, named] {
+        hooked.detach().unwrap();
+    }
+    rt.synchronize(PATIENCE).unwrap();
+    HAS_HOOKED.store(true, Ordering::Relaxed);
+    std::ptr::null_mut()
+}
+
+/// What a constructor calls: it waits for a thread that hooks.
+extern "C" fn wait_for_hooks() {
+    let mut id: libc::pthread_t = 0;
+    let start: extern "C" fn(*mut c_void) -> *mut c_void = hook_and_unhook;
+    let (attr, arg) = (std::ptr::null(), std::ptr::null_mut());
+    // SAFETY: 1. a place for the id; the function has the type that the call wants.
+    assert_eq!(
+        unsafe { libc::pthread_create(&mut id, attr, start, arg) },
+        0
+    );
+    let begin = Instant::now();
+    while !HAS_HOOKED.load(Ordering::Relaxed) && begin.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(5));
+    }
+    WAS_IN_TIME.store(HAS_HOOKED.load(Ordering::Relaxed), Ordering::Relaxed);
+}
+
+#[test]
+fn a_constructor_waits_for_a_thread_that_hooks() {
+    let _one = serial();
+    let library = common::library::Library::new("waits");
+    RUNTIME.set(Runtime::new().unwrap()).unwrap();
+    let callback = wait_for_hooks as *const () as usize;
+    // SAFETY: 1. the only thread of this process that knows the variable.
+    unsafe { env::set_var("TL_ON_LOAD", format!("{callback:x}")) };
+    drop(library.open());
+    assert!(WAS_IN_TIME.load(Ordering::Relaxed));
 }

@@ -21,6 +21,7 @@
 //! | [`DirectReturn`] | functions that can tell who has called them |
 //! | `original` | text as it would be without all that |
 //! | `look` | [`Look`]: many questions of one moment |
+//! | `stays` | objects that are never closed |
 //! | `own` | the library that this is part of stays loaded |
 //! | `unchanged` | whether that is what the object's file has |
 //! | [`threads`] | where every thread is |
@@ -62,6 +63,7 @@ mod question;
 mod site;
 mod span;
 mod state;
+mod stays;
 mod stub;
 mod sync;
 mod sys;
@@ -90,6 +92,7 @@ pub use poke::{
 };
 pub use proc_maps::{Mapping, ProcMaps};
 pub use question::{Lookup, Question};
+pub use stays::{Holder, holders};
 pub use sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
 pub use txn::{WordPatch, patch_words};
 pub use unchanged::check_unchanged;

@@ -92,6 +92,16 @@ impl Loaded {
         all
     }
 
+    /// Visits all objects. None is closed meanwhile.
+    pub(crate) fn each(visitor: &mut dyn FnMut(Self)) {
+        iterate(&mut |info| {
+            if let Some(object) = Self::read(info) {
+                visitor(object);
+            }
+            None
+        });
+    }
+
     fn read(info: &libc::dl_phdr_info) -> Option<Self> {
         if info.dlpi_phdr.is_null() {
             return None;

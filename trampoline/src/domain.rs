@@ -160,7 +160,7 @@ impl Trampolines {
     pub unsafe fn attach(&self, wanted: &[Attach]) -> Result<Vec<LinkId>, TrampError> {
         // Outlive the lock: see `pin`.
         let mut unpinned = Vec::new();
-        let pins = LibPin::of_all(wanted.iter().map(|a| a.func));
+        let pins = LibPin::of_all(wanted.iter().map(|a| a.func))?;
         let mut state = self.lock()?;
         let mut plan = Plan::new();
         let mut ids = Vec::new();
