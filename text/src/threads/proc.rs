@@ -13,6 +13,7 @@
 use std::ffi::CStr;
 
 use super::sys::{self, Errno, Fd};
+use crate::sys::BlockedSignals;
 
 /// One line of `/proc/self/task/TID/syscall`.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -246,7 +247,7 @@ pub(super) fn list_threads(
     let mut shown = Vec::new();
     loop {
         let folder = open_folder()?;
-        let got = folder.list(buf)?;
+        let got = list_whole(&folder, buf)?;
         if got + DIRENT_MAX_BYTES > buf.len() {
             buf.resize(buf.len() * 2, 0);
             continue;
@@ -265,6 +266,23 @@ pub(super) fn list_threads(
     }
     match (tids.last(), shown.last()) {
         (Some(last), Some(&shown)) if last.shown == shown && sys::is_alive(last.own) => Ok(()),
+        _ => Err(libc::EAGAIN),
+    }
+}
+
+/// Reads the folder to its end, or gives EAGAIN.
+///
+/// With a signal pending the kernel ends the list early and says nothing (`fs/readdir.c`,
+/// `filldir64`): threads that come later would be taken for gone. So signals are blocked, and, since
+/// not all can be, a second call must find nothing left.
+fn list_whole(folder: &Fd, buf: &mut [u8]) -> Result<usize, Errno> {
+    let _blocked = BlockedSignals::new();
+    let got = folder.list(buf)?;
+    if got + DIRENT_MAX_BYTES > buf.len() {
+        return Ok(got);
+    }
+    match folder.list(&mut [0; 4 * DIRENT_MAX_BYTES])? {
+        0 => Ok(got),
         _ => Err(libc::EAGAIN),
     }
 }
@@ -427,6 +445,7 @@ fn hex(digits: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
+#[expect(unsafe_code, reason = "signals")]
 mod tests {
     use super::*;
 
@@ -546,6 +565,41 @@ mod tests {
             assert_eq!(runs.end_of(sp), want, "{sp:#x}");
         }
         assert_eq!(runs.parse(b"zz-1000 rw-p\n"), None);
+    }
+
+    /// Signals that come all the time end no list early.
+    #[test]
+    fn threads_are_listed_whole_under_signals() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        const THREADS: usize = 40;
+        extern "C" fn nothing(_: libc::c_int) {}
+        let handler: extern "C" fn(libc::c_int) = nothing;
+        // SAFETY: 1. the handler does nothing.
+        unsafe { libc::signal(libc::SIGURG, handler as libc::sighandler_t) };
+        let tasks = Tasks::open().expect("/proc is there");
+        let (me, done) = (sys::gettid(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        std::thread::park_timeout(std::time::Duration::from_millis(50));
+                    }
+                });
+            }
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // SAFETY: 1. the signal has a handler.
+                    unsafe { libc::syscall(libc::SYS_tgkill, sys::getpid(), me, libc::SIGURG) };
+                }
+            });
+            let (mut tids, mut buf) = (Vec::new(), vec![0; 64 << 10]);
+            let short = (0..500).find_map(|_| {
+                while list_threads(&tasks, &mut tids, &mut buf) == Err(libc::EAGAIN) {}
+                (tids.len() < THREADS + 2).then_some(tids.len())
+            });
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(short, None, "threads are missing");
+        });
     }
 
     #[test]
