@@ -36,6 +36,7 @@
 mod abi;
 pub mod bpf;
 mod call;
+mod cancel;
 mod dispatcher;
 mod error;
 mod exclusive;

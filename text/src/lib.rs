@@ -60,6 +60,7 @@ mod plan;
 mod poke;
 mod proc_maps;
 mod question;
+pub mod signal;
 mod site;
 mod span;
 mod state;

@@ -24,7 +24,7 @@ use crate::change::{Change, Maker, Site, Stored, Wanted};
 use crate::entry::{EntryKind, Traps};
 use crate::error::TrampError;
 use crate::indirect::{Placed, Workshop};
-use crate::life::{self, Retired};
+use crate::life::{self, Leftovers, Retired};
 use crate::model::FuncModel;
 use crate::owner::ChangeLock;
 use crate::pin::LibPin;
@@ -158,8 +158,8 @@ impl Trampolines {
     /// 2. Each program is a function of the type [`ProgFn`](crate::ProgFn) that may run where its
     ///    function is called, and its cookie's owner keeps alive what it uses.
     pub unsafe fn attach(&self, wanted: &[Attach]) -> Result<Vec<LinkId>, TrampError> {
-        // Outlive the lock: see `pin`.
-        let mut unpinned = Vec::new();
+        // Outlive the lock.
+        let mut leftovers = Leftovers::default();
         let pins = LibPin::of_all(wanted.iter().map(|a| a.func))?;
         let mut state = self.lock()?;
         let mut plan = Plan::new();
@@ -187,7 +187,7 @@ impl Trampolines {
         state
             .func_of
             .extend(ids.iter().zip(wanted).map(|(id, a)| (*id, a.func)));
-        self.reclaim_some(&mut state, &mut unpinned);
+        self.reclaim_some(&mut state, &mut leftovers);
         Ok(ids)
     }
 
@@ -197,7 +197,7 @@ impl Trampolines {
     /// # Errors
     /// [`TrampError::NotAttached`]; else as [`Trampolines::attach`].
     pub fn detach(&self, links: &[LinkId]) -> Result<(), TrampError> {
-        let mut unpinned = Vec::new();
+        let mut leftovers = Leftovers::default();
         let mut state = self.lock()?;
         let mut plan = Plan::new();
         for id in links {
@@ -210,7 +210,7 @@ impl Trampolines {
         for id in links {
             state.func_of.remove(id);
         }
-        self.reclaim_some(&mut state, &mut unpinned);
+        self.reclaim_some(&mut state, &mut leftovers);
         Ok(())
     }
 
@@ -228,7 +228,7 @@ impl Trampolines {
         let mut round = Duration::from_millis(5);
         loop {
             let pause;
-            let mut unpinned = Vec::new();
+            let mut leftovers = Leftovers::default();
             {
                 let mut state = self.lock()?;
                 let left = end.left();
@@ -241,10 +241,10 @@ impl Trampolines {
                     &mut state.retired,
                     &self.shop.packs,
                     patience,
-                    &mut unpinned,
+                    &mut leftovers,
                 )?;
                 let retired = state.retired.len() + nr_stuck;
-                if retired == 0 {
+                if retired == 0 && leftovers.is_empty() {
                     return Ok(());
                 }
                 // Waiting does not help where threads cannot even be listed.
@@ -252,13 +252,16 @@ impl Trampolines {
                 if let Some(stuck) = hidden.filter(|stuck| stuck.tid == 0 || end.is_over()) {
                     return Err(TextError::from(stuck).into());
                 }
-                if end.is_over() {
+                if retired > 0 && end.is_over() {
                     return Err(TrampError::StillInUse { retired });
                 }
                 // While entries are tried, no thread can be started.
                 pause = if nr_stuck > 0 { round } else { PAUSE };
             }
-            drop(unpinned);
+            if !leftovers.is_empty() {
+                // What they own may be a hook, and then there is more to free.
+                continue;
+            }
             // Unlocked meanwhile: a program that waits for the lock may be what is in use.
             std::thread::sleep(pause);
             round = (round * 2).min(Duration::from_millis(200));
@@ -348,13 +351,13 @@ impl Trampolines {
         });
         // In the midst of a change by this thread: kept for good, which is safe.
         std::mem::forget(code);
-        let mut unpinned = Vec::new();
+        let mut leftovers = Leftovers::default();
         if let Ok(mut state) = self.lock() {
-            self.reclaim_some(&mut state, &mut unpinned);
+            self.reclaim_some(&mut state, &mut leftovers);
         }
     }
 
-    fn reclaim_some(&self, state: &mut State, unpinned: &mut Vec<Arc<LibPin>>) {
+    fn reclaim_some(&self, state: &mut State, leftovers: &mut Leftovers) {
         let bytes: usize = state.retired.iter().map(Retired::bytes).sum();
         if bytes < RECLAIM_BYTES.max(state.reclaim_at_bytes) {
             return;
@@ -369,7 +372,7 @@ impl Trampolines {
             },
         };
         // What cannot be freed now is freed later; there is nobody to tell.
-        let _ = life::reclaim(&mut state.retired, &self.shop.packs, patience, unpinned);
+        let _ = life::reclaim(&mut state.retired, &self.shop.packs, patience, leftovers);
         let left: usize = state.retired.iter().map(Retired::bytes).sum();
         state.reclaim_at_bytes = left + RECLAIM_BYTES / 2;
     }

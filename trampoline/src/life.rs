@@ -315,9 +315,22 @@ fn pass(some: &[&mut Retired], patience: Patience) -> Pass {
     }
 }
 
+/// What freed pieces had, which is dropped when no lock is held: a library's destructors run when
+/// its pin goes, and those of users when the owners of programs go.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    pins: Vec<Arc<LibPin>>,
+    progs: Vec<Vec<(u64, Prog)>>,
+}
+
+impl Leftovers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pins.is_empty() && self.progs.is_empty()
+    }
+}
+
 /// Frees what can be freed of `retired`; what cannot stays in it. Gives a thread that could not be
-/// looked at, if one stood in the way. Pins of libraries are left to the
-/// caller, who drops them when it holds no lock.
+/// looked at, if one stood in the way.
 ///
 /// # Errors
 /// What the pack says; the pieces concerned are not reachable and stay where they are.
@@ -325,7 +338,7 @@ pub(crate) fn reclaim(
     retired: &mut Vec<Retired>,
     packs: &PackAlloc,
     patience: Patience,
-    unpinned: &mut Vec<Arc<LibPin>>,
+    leftovers: &mut Leftovers,
 ) -> Result<Option<Stuck>, pack_alloc::PackError> {
     table::sweep();
     let (mut free, mut unseen) = (Vec::new(), None);
@@ -336,9 +349,12 @@ pub(crate) fn reclaim(
         }
     }
     let codes = free.into_iter().filter_map(|r: Retired| match r.what {
-        What::Image(image) => Some(image.code),
+        What::Image(image) => {
+            leftovers.progs.push(image.progs);
+            Some(image.code)
+        }
         What::Slot(code, pin) => {
-            unpinned.push(pin);
+            leftovers.pins.push(pin);
             Some(code)
         }
         What::Leaf(placed) => placed.into_code(),

@@ -11,6 +11,8 @@
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
+use text::syscall::syscall;
+
 use crate::guard::{self, Levels, ThreadBlock};
 use crate::shadow;
 
@@ -58,7 +60,12 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
 
 pub(crate) fn gettid() -> i32 {
     // SAFETY: 1. no preconditions.
-    unsafe { libc::gettid() }
+    unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or_default() as i32
+}
+
+fn getpid() -> i32 {
+    // SAFETY: 1. no preconditions.
+    unsafe { syscall(libc::SYS_getpid, []) }.unwrap_or_default() as i32
 }
 
 /// The process whose threads are registered; 0 before this is loaded.
@@ -66,7 +73,7 @@ static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// From here on threads of the calling process are registered, and no others.
 pub(crate) fn take_process() {
-    PROCESS.store(std::process::id() as i32, Ordering::Relaxed);
+    PROCESS.store(getpid(), Ordering::Relaxed);
 }
 
 /// Why a thread is not registered.
@@ -87,7 +94,7 @@ pub(crate) fn register(block: &ThreadBlock) -> Result<(), Unregistered> {
         return Ok(());
     }
     let process = PROCESS.load(Ordering::Relaxed);
-    if process != 0 && process != std::process::id() as i32 {
+    if process != 0 && process != getpid() {
         return Err(Unregistered::Guest);
     }
     let tid = gettid();
@@ -124,22 +131,18 @@ fn claim(tid: i32) -> Option<(usize, &'static Entry)> {
     }
 }
 
-fn add_slab() -> Option<()> {
+/// Memory that is zero, by a bare system call: `mmap` may be what is hooked.
+pub(crate) fn map_anonymous(len_bytes: usize, more_flags: i32) -> Option<*mut u8> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | more_flags;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let args = [0, len_bytes, prot as usize, flags as usize, usize::MAX, 0];
     // SAFETY: 1. a fresh anonymous mapping disturbs nothing.
-    let mem = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            size_of::<Slab>(),
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    if mem == libc::MAP_FAILED {
-        return None;
-    }
-    let new = mem.cast::<Slab>();
+    let at = unsafe { syscall(libc::SYS_mmap, args) }.ok()?;
+    Some(ptr::with_exposed_provenance_mut(at))
+}
+
+fn add_slab() -> Option<()> {
+    let new = map_anonymous(size_of::<Slab>(), 0)?.cast::<Slab>();
     let mut head = HEAD.load(Ordering::Acquire);
     loop {
         // SAFETY:
@@ -224,28 +227,23 @@ enum Copied {
 /// Copies a block of another thread, whose memory may be gone by now.
 fn read_block(at: u64) -> Copied {
     let mut copy = std::mem::MaybeUninit::<ThreadBlock>::uninit();
+    let len = size_of::<ThreadBlock>();
+    let local = [copy.as_mut_ptr().expose_provenance(), len];
+    let remote = [at as usize, len];
+    let (local_at, remote_at) = (
+        local.as_ptr().expose_provenance(),
+        remote.as_ptr().expose_provenance(),
+    );
     // Not the process: its first thread may have ended, and has no memory then.
-    let (tid, len) = (gettid(), size_of::<ThreadBlock>());
-    let local = libc::iovec {
-        iov_base: copy.as_mut_ptr().cast(),
-        iov_len: len,
-    };
-    let remote = libc::iovec {
-        iov_base: at as *mut libc::c_void,
-        iov_len: len,
-    };
+    let args = [gettid() as usize, local_at, 1, remote_at, 1, 0];
     // SAFETY:
-    // 1. `local` is `len` writable bytes.
+    // 1. Both are an `iovec`: an address and a length; `local` is writable.
     // 2. The kernel checks `remote`; memory that is gone is an error, not a fault.
-    let got = unsafe { libc::process_vm_readv(tid, &local, 1, &remote, 1, 0) };
-    match usize::try_from(got) {
+    match unsafe { syscall(libc::SYS_process_vm_readv, args) } {
         // SAFETY: 1. all bytes were written when the kernel says so; any bytes are a block.
         Ok(got) if got == len => Copied::Block(unsafe { copy.assume_init() }),
-        Ok(_) => Copied::Gone,
-        Err(_) => match std::io::Error::last_os_error().raw_os_error() {
-            Some(libc::EFAULT) => Copied::Gone,
-            _ => Copied::Unknown,
-        },
+        Ok(_) | Err(libc::EFAULT) => Copied::Gone,
+        Err(_) => Copied::Unknown,
     }
 }
 
@@ -272,10 +270,10 @@ pub(crate) fn sweep() {
 }
 
 fn is_alive(tid: i32) -> bool {
-    let pid = std::process::id() as i32;
+    let args = [getpid() as usize, tid as usize, 0];
     // SAFETY: 1. signal 0 only asks.
-    let gone = unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) } != 0;
-    !gone || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+    let asked = unsafe { syscall(libc::SYS_tgkill, args) };
+    asked != Err(libc::ESRCH)
 }
 
 /// In the child of a fork: the one thread has a new id.
