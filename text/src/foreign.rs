@@ -121,14 +121,6 @@ impl Foreign {
         store.memory.open(spot.off_bytes, len_bytes)
     }
 
-    /// Whether the file holds this word for `addr`.
-    pub(crate) fn holds(&mut self, addr: RxAddr, word: u32) -> bool {
-        let view = self
-            .trusted_spot(addr)
-            .and_then(|spot| Some((spot, self.open(spot, size_of::<u32>()).ok()?)));
-        view.is_some_and(|(spot, view)| view.load_u32(spot.off_bytes) == word)
-    }
-
     /// Replaces pages (sorted, each once, private text) by copies of themselves.
     ///
     /// On an error some of them may have been replaced; they hold what they held, and the others

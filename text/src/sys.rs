@@ -80,18 +80,6 @@ impl Drop for BlockedSignals {
     }
 }
 
-/// Gives this thread the signals of both sets to block, without `open`. For signal handlers.
-#[cfg(target_arch = "riscv64")]
-pub(crate) fn set_mask_of(thread: &libc::sigset_t, handler: &libc::sigset_t, open: libc::c_int) {
-    let first_word = |set: &libc::sigset_t| {
-        // SAFETY: 1. a set is longer than 8 bytes and aligned to 8, and its first 64 bits are the
-        //    kernel's set.
-        unsafe { ptr::from_ref(set).cast::<u64>().read() }
-    };
-    let mask = first_word(thread) | first_word(handler);
-    set_signal_mask(mask & !(1 << (open - 1)), None);
-}
-
 /// The kernel's set of signals is 64 bits.
 ///
 /// No function of libc: it may be a trap at this moment ([`crate::detour`]), and with all signals

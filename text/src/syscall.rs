@@ -63,13 +63,18 @@ unsafe fn ecall(nr: c_long, [a0, a1, a2, a3, a4, a5]: [usize; 6]) -> usize {
 /// Other architectures build and test this crate, and hook nothing.
 #[cfg(not(target_arch = "riscv64"))]
 unsafe fn ecall(nr: c_long, [a0, a1, a2, a3, a4, a5]: [usize; 6]) -> usize {
+    // SAFETY: 1. no preconditions.
+    let errno_at = unsafe { libc::__errno_location() };
+    // SAFETY: 1. libc's pointer to this thread's errno is always valid.
+    let before = unsafe { errno_at.read() };
     // SAFETY: 1. the caller's promise.
     let ret = unsafe { libc::syscall(nr, a0, a1, a2, a3, a4, a5) };
-    if ret == -1 {
-        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
-        return (-errno as isize) as usize;
+    // SAFETY: 1. as above.
+    let errno = unsafe { errno_at.replace(before) };
+    match ret {
+        -1 => (-errno as isize) as usize,
+        _ => ret as usize,
     }
-    ret as usize
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@
 //! kernel `arch/riscv/kernel/patch.c` (`patch_text_nosync`), RISC-V profiles (Ziccif: fetches of
 //! naturally aligned 32 bits are atomic).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
@@ -284,32 +284,28 @@ fn check_old(patches: &[WordPatch]) -> Result<(), TextError> {
 }
 
 /// Makes every foreign page ours: new ones, and those that a debugger has written to since.
-fn adopt_pages(state: &mut State, patches: &[WordPatch], homes: &[Home]) -> Result<(), TextError> {
+fn adopt_pages(state: &mut State, homes: &[Home]) -> Result<(), TextError> {
     let is_ours = |home: &Home| matches!(home, Home::Ours(_));
     let page_map = homes.iter().any(is_ours).then(PageMap::open).flatten();
-    // Whether a page is to be adopted.
-    let mut pages: BTreeMap<RxAddr, bool> = BTreeMap::new();
-    for (p, home) in patches.iter().zip(homes) {
-        match (*home, &page_map) {
-            (Home::Map(_), _) => {}
-            (Home::Foreign(page), _) => {
-                pages.insert(page, true);
-            }
-            // What a debugger has written and taken back reads the same, and is a copy still.
-            (Home::Ours(page), Some(page_map)) => {
-                let known = pages.entry(page);
-                known.or_insert_with(|| page_map.is_copied(page));
-            }
-            (Home::Ours(page), None) => {
-                let is_copied = !state.foreign.holds(p.at, p.old);
-                *pages.entry(page).or_default() |= is_copied;
-            }
+    // What a debugger has written and taken back reads the same, and is a copy still. Where that
+    // cannot be known, the page is replaced as if it were one.
+    let is_as_stored = |page| {
+        let copied = page_map.as_ref().and_then(|map| map.is_copied(page));
+        copied == Some(false)
+    };
+    let mut known = BTreeSet::new();
+    let mut pages = Vec::new();
+    for home in homes {
+        let (page, is_wanted): (_, &dyn Fn() -> bool) = match home {
+            Home::Map(_) => continue,
+            Home::Foreign(page) => (*page, &|| true),
+            Home::Ours(page) => (*page, &|| !is_as_stored(*page)),
+        };
+        if known.insert(page) && is_wanted() {
+            pages.push(page);
         }
     }
-    let pages: Vec<RxAddr> = pages
-        .into_iter()
-        .filter_map(|(page, is_wanted)| is_wanted.then_some(page))
-        .collect();
+    pages.sort_unstable();
     if pages.is_empty() {
         return Ok(());
     }
@@ -330,7 +326,7 @@ fn open_views(
     patches: &[WordPatch],
     homes: &[Home],
 ) -> Result<(Vec<RwView>, Vec<Store>), TextError> {
-    adopt_pages(state, patches, homes)?;
+    adopt_pages(state, homes)?;
     let spot = |(p, home): (&WordPatch, &Home)| match *home {
         Home::Map(start) => Ok((Viewed::Map(start), (p.at.get() - start) as usize)),
         Home::Ours(_) | Home::Foreign(_) => state
