@@ -100,7 +100,7 @@ mod imp {
     use std::arch::asm;
 
     /// The block of a process that has none: nothing runs in an image there, and nothing is in it.
-    static NONE: ThreadBlock = ThreadBlock::NEW;
+    static NONE: ThreadBlock = ThreadBlock::new();
 
     #[inline]
     pub(crate) fn tp() -> u64 {
@@ -183,16 +183,18 @@ impl Levels {
 impl ThreadBlock {
     /// As a new thread has it.
     #[cfg(all(target_arch = "riscv64", target_os = "linux"))]
-    pub(crate) const NEW: Self = Self {
-        guard: AtomicU64::new(0),
-        shard_off: AtomicU64::new(0),
-        shadow_free: AtomicU64::new(0),
-        shadow_base: AtomicU64::new(0),
-        depth: AtomicU64::new(0),
-        ops: AtomicU64::new(0),
-        ops_depth: AtomicU64::new(0),
-        levels: AtomicU64::new(0),
-    };
+    pub(crate) const fn new() -> Self {
+        Self {
+            guard: AtomicU64::new(0),
+            shard_off: AtomicU64::new(0),
+            shadow_free: AtomicU64::new(0),
+            shadow_base: AtomicU64::new(0),
+            depth: AtomicU64::new(0),
+            ops: AtomicU64::new(0),
+            ops_depth: AtomicU64::new(0),
+            levels: AtomicU64::new(0),
+        }
+    }
 
     /// Where it is.
     pub(crate) fn addr(&self) -> u64 {

@@ -63,7 +63,7 @@ mod imp {
 
     thread_local! {
         /// The program's. Nothing else may touch it by its name: in a library it is elsewhere.
-        static BLOCK: ThreadBlock = const { ThreadBlock::NEW };
+        static BLOCK: ThreadBlock = const { ThreadBlock::new() };
     }
 
     // SAFETY:
