@@ -35,8 +35,10 @@ fn open(path: &str) -> Result<*mut c_void, String> {
     // SAFETY: 1. constructors of libraries that were made for this.
     let handle = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     if handle.is_null() {
+        // SAFETY: 1. no preconditions.
+        let why = unsafe { libc::dlerror() };
         // SAFETY: 1. there was an error, whose text ends.
-        let why = unsafe { CStr::from_ptr(libc::dlerror()) };
+        let why = unsafe { CStr::from_ptr(why) };
         return Err(why.to_string_lossy().into_owned());
     }
     Ok(handle)
@@ -233,10 +235,8 @@ fn static_tls_words() -> usize {
     }
     let mut words = 0;
     // SAFETY: 1. as many bytes as there is room for.
-    assert_eq!(
-        unsafe { libc::read(ends[0], (&raw mut words).cast(), 8) },
-        8
-    );
+    let got = unsafe { libc::read(ends[0], (&raw mut words).cast(), 8) };
+    assert_eq!(got, 8);
     words
 }
 
@@ -290,10 +290,8 @@ extern "C" fn wait_for_hooks() {
     let start: extern "C" fn(*mut c_void) -> *mut c_void = hook_and_unhook;
     let (attr, arg) = (std::ptr::null(), std::ptr::null_mut());
     // SAFETY: 1. a place for the id; the function has the type that the call wants.
-    assert_eq!(
-        unsafe { libc::pthread_create(&mut id, attr, start, arg) },
-        0
-    );
+    let failed = unsafe { libc::pthread_create(&mut id, attr, start, arg) };
+    assert_eq!(failed, 0);
     let begin = Instant::now();
     while !HAS_HOOKED.load(Ordering::Relaxed) && begin.elapsed() < PATIENCE {
         thread::sleep(Duration::from_millis(5));

@@ -20,7 +20,7 @@ pub(crate) struct Cache {
     pub(crate) objects: Vec<Arc<Object>>,
     pub(crate) catalogs: Vec<Arc<Catalog>>,
     pub(crate) compared: Vec<Compared>,
-    pub(crate) staying: Staying,
+    pub(crate) staying: Option<Arc<Staying>>,
 }
 
 static CACHE: ForkMutex<Cache> = ForkMutex::const_new(
@@ -29,7 +29,7 @@ static CACHE: ForkMutex<Cache> = ForkMutex::const_new(
         objects: Vec::new(),
         catalogs: Vec::new(),
         compared: Vec::new(),
-        staying: Staying::new(),
+        staying: None,
     },
 );
 

@@ -11,6 +11,7 @@
 
 use std::ffi::CString;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::Arc;
 
 use crate::addr::RxAddr;
 use crate::cache;
@@ -49,12 +50,15 @@ pub(crate) struct Staying {
 pub fn holders(addrs: impl Iterator<Item = RxAddr>) -> Result<Vec<Holder>, TextError> {
     state::watch_forks()?;
     let objects = Loaded::all();
-    let known = Some(cache::lock().staying.clone()).filter(|known| known.objects == objects);
+    // Nothing is allocated or freed under the cache's lock: a hook of the allocator may come here.
+    let known = cache::lock().staying.clone();
+    let known = known.filter(|known| known.objects == objects);
     let staying = match known {
         Some(known) => known,
         None => {
-            let staying = Staying::read()?;
-            cache::lock().staying = staying.clone();
+            let staying = Arc::new(Staying::read()?);
+            let before = cache::lock().staying.replace(staying.clone());
+            drop(before);
             staying
         }
     };
@@ -62,13 +66,6 @@ pub fn holders(addrs: impl Iterator<Item = RxAddr>) -> Result<Vec<Holder>, TextE
 }
 
 impl Staying {
-    pub(crate) const fn new() -> Self {
-        Self {
-            objects: Vec::new(),
-            stays: Vec::new(),
-        }
-    }
-
     fn read() -> Result<Self, TextError> {
         let (mut objects, mut needs) = (Vec::new(), Vec::new());
         let mut maps = None;

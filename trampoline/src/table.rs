@@ -250,7 +250,7 @@ fn read_block(at: u64) -> Copied {
 /// Gives entries of threads that have ended back, and their shadow stacks.
 pub(crate) fn sweep() {
     // A child of `_Fork` knows its only thread by the parent's id.
-    if PROCESS.load(Ordering::Relaxed) != std::process::id() as i32 {
+    if PROCESS.load(Ordering::Relaxed) != getpid() {
         return;
     }
     for e in entries() {

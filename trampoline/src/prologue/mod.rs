@@ -23,7 +23,7 @@
 //!   caller and function follow a convention of their own (millicode, PLT, TLS descriptors, nested
 //!   functions of GNU C, `fastcc` of LLVM), of which our jump and the code behind it know nothing.
 //!   Of a static chain (`t2`) that is read on another way than straight on, the image is told, and
-//!   keeps it ([`takes_chain`]); so it is of a function with a pad.
+//!   keeps it (`takes_chain`); so it is of a function with a pad.
 //!
 //! A jump from one covered instruction forward to another is no jump from elsewhere: it becomes
 //! one in the copy.
