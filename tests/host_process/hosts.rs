@@ -70,7 +70,7 @@ impl Database {
         Self { paths, files }
     }
 
-    fn is_whole(self) {
+    fn check_and_remove(self) {
         for (path, file) in self.paths.iter().zip(&self.files) {
             file.metadata().expect("the descriptor is still open");
             let bytes = fs::read(path).unwrap();
@@ -89,7 +89,7 @@ fn a_daemon_that_hooks_afterwards() {
         daemonise();
         let database = Database::open();
         Answer::Works.check(workload());
-        database.is_whole();
+        database.check_and_remove();
     })
     .join();
 }
@@ -105,7 +105,7 @@ fn a_daemon_that_was_hooked_before() {
         let result = hooks.retarget();
         in_child(|| hooks.call()).join();
         Answer::Works.check(result.and_then(|()| hooks.end()));
-        database.is_whole();
+        database.check_and_remove();
     })
     .join();
 }

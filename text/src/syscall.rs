@@ -24,11 +24,12 @@ const MAX_ERRNO: usize = 4095;
 ///
 /// # Safety
 /// What the kernel does with these arguments must be sound, as with `libc::syscall`.
-#[inline]
+#[inline(always)]
 pub unsafe fn syscall<const N: usize>(nr: c_long, args: [usize; N]) -> Result<usize, Errno> {
     const { assert!(N <= 6, "a system call has at most six arguments") };
-    let mut all = [0; 6];
-    all[..N].copy_from_slice(&args);
+    // No second array: callers run on stacks of which they may use little.
+    let arg = |i: usize| if i < N { args[i] } else { 0 };
+    let all = [arg(0), arg(1), arg(2), arg(3), arg(4), arg(5)];
     // SAFETY: 1. the caller's promise.
     let ret = unsafe { ecall(nr, all) };
     if ret > usize::MAX - MAX_ERRNO {
@@ -39,7 +40,7 @@ pub unsafe fn syscall<const N: usize>(nr: c_long, args: [usize; N]) -> Result<us
 
 /// The kernel keeps all registers but `a0` and those of vectors.
 #[cfg(target_arch = "riscv64")]
-#[inline]
+#[inline(always)]
 unsafe fn ecall(nr: c_long, [a0, a1, a2, a3, a4, a5]: [usize; 6]) -> usize {
     let ret: usize;
     // SAFETY: 1. the caller's promise. 2. What the kernel changes is named.
