@@ -297,6 +297,7 @@ pub fn raise(signo: c_int) {
 ///
 /// # Errors
 /// The errno of the kernel.
+#[inline(never)]
 pub fn alternate_stack() -> Result<Range<u64>, Errno> {
     // `stack_t`: sp, flags, size.
     let mut stack = [0_u64; 3];

@@ -348,6 +348,7 @@ fn make(block: &ThreadBlock) -> Option<u64> {
     Some(base)
 }
 
+#[inline(never)]
 fn map() -> Option<u64> {
     let at = table::map_anonymous(STACK_BYTES, libc::MAP_NORESERVE)?.expose_provenance();
     // A huge page for a few entries, for every thread, would be a waste; a kernel without them
@@ -378,6 +379,7 @@ pub(crate) fn unmap(base: u64) -> u64 {
     0
 }
 
+#[inline(never)]
 fn free(base: u64) {
     // SAFETY: 1. mapped by `map` with this size. 2. No call is out, and no thread has it.
     let _ = unsafe { syscall(libc::SYS_munmap, [base as usize, STACK_BYTES]) };

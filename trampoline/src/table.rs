@@ -88,6 +88,7 @@ pub(crate) enum Unregistered {
 }
 
 /// Puts the calling thread into the table, if it is not there. Safe in signal handlers.
+#[inline(never)]
 pub(crate) fn register(block: &ThreadBlock) -> Result<(), Unregistered> {
     // A signal handler may have come between the caller's look and this.
     if block.levels.load(Ordering::Relaxed) != 0 {

@@ -445,8 +445,9 @@ fn hex(digits: &[u8]) -> Option<u64> {
 }
 
 #[cfg(test)]
-#[expect(unsafe_code, reason = "signals")]
 mod tests {
+    #![expect(unsafe_code, reason = "signals")]
+
     use super::*;
 
     #[test]
