@@ -233,7 +233,9 @@ impl Stack {
         entry.next()
     }
 
-    /// Takes entries back whose calls are over; how many.
+    /// Takes entries back whose calls are over; how many. Not inlined: its frame is not wanted below a
+    /// thread's first call.
+    #[inline(never)]
     fn collect(&self, call: Call) -> u64 {
         let Some(signal_stack) = SignalStack::now() else {
             return 0;
