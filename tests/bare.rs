@@ -5,7 +5,7 @@
 //! `memcmp`, which the compiler calls by itself, are not seen by this.
 
 /// The modules, and what they may call all the same.
-const MODULES: [(&str, &str, &[&str]); 19] = [
+const MODULES: [(&str, &str, &[&str]); 20] = [
     (
         "guard",
         include_str!("../trampoline/src/guard.rs"),
@@ -79,7 +79,8 @@ const MODULES: [(&str, &str, &[&str]); 19] = [
         ],
     ),
     ("glue", include_str!("../src/glue.rs"), &[]),
-    ("cancel", include_str!("../src/cancel.rs"), &[]),
+    ("mark", include_str!("../trampoline/src/mark.rs"), &[]),
+    ("cancel", include_str!("../trampoline/src/cancel.rs"), &[]),
     ("faults", include_str!("../src/bpf/faults.rs"), &[]),
 ];
 

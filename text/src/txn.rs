@@ -309,8 +309,11 @@ fn adopt_pages(state: &mut State, homes: &[Home]) -> Result<(), TextError> {
     if pages.is_empty() {
         return Ok(());
     }
-    state.seen = None;
-    state.foreign.adopt(&pages)
+    let maps = match state.seen.take() {
+        Some(maps) => maps,
+        None => ProcMaps::read()?,
+    };
+    state.foreign.adopt(&pages, &maps)
 }
 
 /// What a view is of: a code map, by its first address, or a batch of foreign pages.

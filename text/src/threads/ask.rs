@@ -97,6 +97,21 @@ impl Question<'_> {
     }
 }
 
+/// Whether there is a context on the stack of the calling thread that a signal has interrupted, or
+/// it cannot be seen. Async-signal-safe.
+#[inline(never)]
+pub(super) fn is_interrupting() -> bool {
+    let mut buf = [0; 1024];
+    let sp = (&raw const buf).expose_provenance() as u64;
+    let bounds = Bounds {
+        runs: &StackRuns::default(),
+        unknown: UnknownRun::ToFirstHole,
+        tp: None,
+    };
+    let found = frames::search(sp, &Spans::everywhere(), bounds, Marked::Dead, &mut buf);
+    found != Ok(Frames::Clear)
+}
+
 /// Where the thread that answers will go on.
 #[derive(Copy, Clone, Debug)]
 pub(super) struct Here {
