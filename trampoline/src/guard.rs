@@ -55,12 +55,12 @@ pub(crate) struct ThreadBlock {
     pub(crate) shadow_base: AtomicU64,
     /// The closure that it runs ([`crate::mark`]); 0: none.
     pub(crate) mark: AtomicU64,
+    /// The entry of the struct_ops member that the thread is in; `tp`: none; 0: not registered.
+    pub(crate) ops: AtomicU64,
     /// How many images' programs were interrupted by those of the one in `guard`.
     pub(crate) depth: AtomicU32,
     /// In how many struct_ops members it was when it called the one in `ops`.
     pub(crate) ops_depth: AtomicU32,
-    /// The entry of the struct_ops member that the thread is in; `tp`: none; 0: not registered.
-    pub(crate) ops: AtomicU64,
     /// Address of the thread's [`Levels`]; 0: not registered.
     pub(crate) levels: AtomicU64,
 }
@@ -203,9 +203,9 @@ impl ThreadBlock {
             shadow_free: AtomicU64::new(0),
             shadow_base: AtomicU64::new(0),
             mark: AtomicU64::new(0),
+            ops: AtomicU64::new(0),
             depth: AtomicU32::new(0),
             ops_depth: AtomicU32::new(0),
-            ops: AtomicU64::new(0),
             levels: AtomicU64::new(0),
         }
     }
