@@ -35,6 +35,7 @@
 //! is an error. Source: kernel `arch/riscv/kernel/patch.c`, `kernel/bpf/core.c`.
 
 mod addr;
+mod bare;
 mod cache;
 mod caller;
 mod catalog;
