@@ -88,6 +88,7 @@ impl Builder {
     /// [`Error::Symbols`] when a file for `perf` cannot be written; [`Error::Tramp`] where hooks
     /// cannot work: not riscv64 Linux, or an emulator whose stale code cannot be dealt with.
     pub fn build(self) -> Result<Runtime, Error> {
+        text::come_before_allocators();
         let packs = Trampolines::exclusively(|| Arc::new(PackAlloc::new(self.config)))?;
         let tramps = Arc::new(Trampolines::new(packs.clone())?.with_tools(self.tools));
         Trampolines::exclusively(|| self.tools.open())??;

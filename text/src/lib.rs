@@ -35,6 +35,7 @@
 //! is an error. Source: kernel `arch/riscv/kernel/patch.c`, `kernel/bpf/core.c`.
 
 mod addr;
+mod bare;
 mod breakpoints;
 mod cache;
 mod caller;
@@ -85,6 +86,7 @@ pub use deadline::Deadline;
 pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all, undivert_all_within};
 pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
+pub use fork::{ForkHandlers, at_fork, come_before_allocators};
 pub use func::{Convention, Func, FuncKind, find_symbol, look_symbol};
 pub use look::Look;
 pub use map::{Backing, CodeMap, Place};
