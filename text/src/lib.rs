@@ -44,6 +44,7 @@ mod detour;
 mod dynamic;
 mod eh_frame;
 mod error;
+mod file;
 mod flush;
 mod foreign;
 mod fork;
