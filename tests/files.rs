@@ -176,3 +176,112 @@ fn a_library_without_a_path() {
         .join();
     }
 }
+
+/// `dlmopen`: the objects of another namespace, with names that this one has too.
+#[test]
+fn another_namespace() {
+    let _one = serial();
+    let folder = folder("namespace");
+    let path = folder.join("libspace.so");
+    fs::write(&path, testlib::ON_LOAD).unwrap();
+    let rt = Runtime::new().unwrap();
+    let c_path = CString::new(path.as_os_str().as_bytes()).unwrap();
+    let open = || {
+        let flags = libc::RTLD_NOW | libc::RTLD_LOCAL;
+        // SAFETY: 1. its constructor does nothing without its variable.
+        let handle = unsafe { libc::dlmopen(libc::LM_ID_NEWLM, c_path.as_ptr(), flags) };
+        assert!(!handle.is_null());
+        Opened(handle)
+    };
+    let opened = open();
+    let six = opened.six();
+    // By address, and by the name of an object that only that namespace has.
+    let by_addr = attach(&rt, opened.symbol(PLAIN)).unwrap();
+    assert_eq!(by_addr.kind(), Some(EntryKind::Jump));
+    // SAFETY: 1. nothing is claimed of the function.
+    let by_name = unsafe { rt.hook_symbol(Some("libspace"), PLAIN, FuncModel::untyped()) };
+    let by_name = by_name.unwrap().on_entry(|_| {}).attach().unwrap();
+    assert_eq!(by_name.func(), by_addr.func());
+    // One with a pad that ends in a stub, which is bound there.
+    let padded = attach(&rt, opened.symbol("tl_unbound")).unwrap();
+    assert_eq!(padded.kind(), Some(EntryKind::Pad));
+    // SAFETY: 1. a function of this type.
+    let parent: extern "C" fn() -> i32 =
+        unsafe { std::mem::transmute(opened.symbol("tl_unbound")) };
+    assert_eq!(parent(), std::os::unix::process::parent_id() as i32);
+    // Its C library is another one.
+    let theirs = opened.symbol("strlen");
+    assert_ne!(theirs.cast_const().cast(), libc::strlen as *const ());
+    let strlen = attach(&rt, theirs).unwrap();
+    // SAFETY: 1. a function of this type.
+    let their: extern "C" fn(*const i8) -> usize = unsafe { std::mem::transmute(theirs) };
+    assert_eq!(their(c"five!".as_ptr().cast()), 5);
+    // SAFETY: 1. a string with its zero.
+    assert_eq!(
+        unsafe { libc::strlen(std::hint::black_box(c"six...".as_ptr())) },
+        6
+    );
+    assert_eq!((six(1, 2), by_name.stats().runs), (18, 1));
+    assert_eq!((strlen.stats().runs, padded.stats().runs), (2, 2));
+    // It stays mapped while it is hooked.
+    // SAFETY: 1. closed once.
+    unsafe { libc::dlclose(opened.0) };
+    assert_eq!(six(1, 2), 18);
+    for hook in [by_addr, by_name, padded, strlen] {
+        hook.detach().unwrap();
+    }
+    assert_settled(&rt);
+    // All of it has gone, and what comes next is found anew.
+    let maps = fs::read_to_string("/proc/self/maps").unwrap();
+    assert!(!maps.contains("libspace"), "{maps}");
+    let opened = open();
+    let again = attach(&rt, opened.symbol(PLAIN)).unwrap();
+    assert_eq!((opened.six()(2, 2), again.stats().runs), (24, 2));
+    again.detach().unwrap();
+    assert_settled(&rt);
+    fs::remove_dir_all(&folder).unwrap();
+}
+
+/// Code of the kernel, which is of no file.
+#[test]
+fn the_vdso() {
+    let _one = serial();
+    type Gettime = extern "C" fn(i32, *mut libc::timespec) -> i32;
+    let rt = Runtime::new().unwrap();
+    // SAFETY: 1. nothing is claimed of the function.
+    let found = unsafe {
+        rt.hook_symbol(
+            Some("linux-vdso.so.1"),
+            "__vdso_clock_gettime",
+            FuncModel::untyped(),
+        )
+    };
+    let builder = match found {
+        Ok(builder) => builder,
+        Err(e) => panic!("{e}"),
+    };
+    let attached = builder
+        .allow_trap()
+        .on_entry(|_| {})
+        .on_exit(|_, _| {})
+        .attach();
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    match attached {
+        Ok(hook) => {
+            let at = std::ptr::with_exposed_provenance::<()>(hook.func().get() as usize);
+            // SAFETY: 1. the kernel's function of this type.
+            let gettime: Gettime = unsafe { std::mem::transmute(at) };
+            assert_eq!(gettime(libc::CLOCK_MONOTONIC, &mut now), 0);
+            assert!(now.tv_sec > 0 || now.tv_nsec > 0);
+            assert_eq!(hook.stats().runs, 2);
+            hook.detach().unwrap();
+        }
+        Err(e) => println!("refused: {e}"),
+    }
+    // SAFETY: 1. room for a time.
+    checked(unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut now) });
+    assert_settled(&rt);
+}
