@@ -10,12 +10,11 @@
 //! probes. Source: kernel `arch/riscv/include/asm/uprobes.h` (`UPROBE_SWBP_INSN`),
 //! `kernel/events/uprobes.c`.
 
-use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
-use std::path::Path;
+use std::os::unix::fs::FileExt;
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
+use crate::file;
 use crate::proc_maps::{PageMap, ProcMaps, is_traced};
 
 const EBREAK: u32 = 0x0010_0073;
@@ -82,11 +81,7 @@ fn candidates(len_bytes: usize, word: impl Fn(usize) -> u32) -> Vec<(usize, usiz
 fn in_file(at: RxAddr, len_bytes: usize, maps: &ProcMaps) -> bool {
     let bytes = || {
         let mapping = maps.find(at).filter(|m| m.inode != 0)?;
-        let path = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(&mapping.path);
-        let file = File::open(Path::new(path)).ok()?;
-        if file.metadata().ok()?.ino() != mapping.inode {
-            return None;
-        }
+        let file = file::open_mapped(mapping).ok()?;
         let mut bytes = [0; 4];
         file.read_exact_at(&mut bytes[..len_bytes], mapping.off_at(at))
             .ok()?;

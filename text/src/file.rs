@@ -51,8 +51,7 @@ pub(crate) fn open(loaded: &Loaded, maps: &ProcMaps) -> Result<File, TextError> 
             Err(e) => _ = error.get_or_insert(e),
         }
     }
-    let (start, end) = (mapped.range.start.get(), mapped.range.end().get());
-    if let Ok(file) = File::open(format!("/proc/self/map_files/{start:x}-{end:x}")) {
+    if let Ok(file) = open_behind(mapped) {
         return Ok(file);
     }
     match (kernels, error) {
@@ -60,6 +59,22 @@ pub(crate) fn open(loaded: &Loaded, maps: &ProcMaps) -> Result<File, TextError> 
         (None, Some(e)) => Err(loaded.io_error(&e)),
         (None, None) => Err(loaded.error("the file at its path is not the one that was loaded")),
     }
+}
+
+/// Opens the file of a mapping.
+///
+/// # Errors
+/// The kernel's: its path leads elsewhere, and the process may not open mappings.
+pub(crate) fn open_mapped(mapped: &Mapping) -> io::Result<File> {
+    match path_of(mapped).map(open_regular) {
+        Some(Ok(file)) if is_of(mapped, &file) => Ok(file),
+        _ => open_behind(mapped),
+    }
+}
+
+fn open_behind(mapped: &Mapping) -> io::Result<File> {
+    let (start, end) = (mapped.range.start.get(), mapped.range.end().get());
+    File::open(format!("/proc/self/map_files/{start:x}-{end:x}"))
 }
 
 /// Where the kernel says that the file of a mapping is; `None` when it has been deleted, or never
