@@ -9,10 +9,8 @@
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
-use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use trampoline::Trampolines;
 use trampoline::mark::{self, Of};
 
 /// The panics of one hook's closures.
@@ -72,13 +70,12 @@ impl Panics {
 /// is reported as usual, with a line that says what becomes of it; later ones are only counted.
 /// Panics of the program itself are reported as ever.
 pub(crate) fn install_hook() {
-    static ONCE: Once = Once::new();
-    // The hook cannot be changed by a thread that panics: the next closure brings it.
-    if ONCE.is_completed() || std::thread::panicking() {
-        return;
+    static IS_INSTALLED: AtomicBool = AtomicBool::new(false);
+    // The hook cannot be changed by a thread that panics: the next closure brings it. No lock is
+    // held: the hook of another thread may be changing hooks, or forking, meanwhile.
+    if !std::thread::panicking() && !IS_INSTALLED.swap(true, Ordering::Relaxed) {
+        install();
     }
-    // The lock of changes: a child of a fork must not find it half done.
-    Trampolines::locked(|| ONCE.call_once(install));
 }
 
 /// Ends a stay in the hook, however it is left.

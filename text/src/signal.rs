@@ -275,6 +275,20 @@ impl Chain {
     }
 }
 
+/// The calling thread's `tp`, above which its stack does not go if it is one of a C library's
+/// threads; 0 where no such register is known.
+pub(crate) fn thread_pointer() -> u64 {
+    #[cfg(target_arch = "riscv64")]
+    {
+        let tp: u64;
+        // SAFETY: 1. copies a register; touches no memory.
+        unsafe { std::arch::asm!("mv {}, tp", out(reg) tp, options(nomem, nostack)) };
+        tp
+    }
+    #[cfg(not(target_arch = "riscv64"))]
+    0
+}
+
 /// Sets the signals that this thread blocks.
 fn set_mask(mask: Set) {
     let at = (&raw const mask).expose_provenance();

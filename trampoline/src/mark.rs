@@ -12,19 +12,21 @@
 //! | --- | --- | --- |
 //! | below the record, which stands there | runs | as ever |
 //! | below, and something else stands there | was left | guard, depth and cancellation become what they were |
-//! | above, and the record lies in stack that the call has taken itself, or on the alternate stack that the kernel names, or the call does not come from there | was left | the same |
+//! | above, and the record lies in stack that the call has taken itself, or both are on the alternate stack that the kernel names | was left | the same |
 //! | above, from the alternate stack that the kernel names, and the record lies elsewhere | runs | as ever |
-//! | above, otherwise | was left, or is interrupted by a handler on an alternate stack that the kernel does not name now (`SS_AUTODISARM`) | the call's programs run; the rest when something else stands where the record was |
+//! | above, otherwise | was left, or the call comes from another stack: of a handler, where the kernel does not name it now (`SS_AUTODISARM`), or of a child of `posix_spawn` | the call's programs run; the rest when something else stands where the record was |
 //!
 //! As long as what the record was stands there still, calls from below do not show that it was left,
 //! and are missed. Raw programs leave no mark, and must not be left. A closure of a struct_ops table has one that
-//! says nothing of the guard.
+//! says nothing of the guard: where one is left outside of images, its thread cannot be cancelled any
+//! more. A host that disables cancellation itself, after a closure was left and before that is
+//! noticed, finds it enabled then.
 //!
 //! Key functions: [`run`], [`forget_left`]. Neighbours: `guard`, `slow`, `cancel`. Source:
 //! `sigaltstack(2)`; psABI, "Integer Calling Convention" (the stack grows downwards).
 #![expect(
     unsafe_code,
-    reason = "asks for the stack pointer; counts out calls that were left"
+    reason = "reads records on the stack, asks for its pointer, counts out calls that were left"
 )]
 
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
@@ -33,6 +35,7 @@ use std::sync::atomic::{AtomicU64, compiler_fence};
 use crate::cancel;
 use crate::guard::{self, MAX_NESTING, ThreadBlock};
 use crate::{slow, table};
+use text::syscall::syscall;
 
 /// What runs.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -78,12 +81,15 @@ pub fn run<R>(who: *const (), of: Of, closure: impl FnOnce() -> R) -> R {
     let disabled = cancel::disable();
     let block = guard::block();
     let (outer, depth) = (block.mark.load(Relaxed), block.depth.load(Relaxed));
-    block
-        .mark
-        .store(at | of as u64 | u64::from(disabled), Relaxed);
+    // What an image runs is told by its own mark, also while it runs a member.
+    if of != Of::Member || outer == 0 {
+        let mark = at | of as u64 | u64::from(disabled);
+        block.mark.store(mark, Relaxed);
+    }
     let result = closure();
-    // One that it has called may have been left, into itself.
-    block.depth.store(depth, Relaxed);
+    if block.depth.load(Relaxed) > depth {
+        forget_inner(block, depth as usize);
+    }
     block.mark.store(outer, Relaxed);
     if disabled {
         cancel::enable();
@@ -97,7 +103,7 @@ pub fn running() -> Option<*const ()> {
     if at <= stack_pointer() {
         return None;
     }
-    let [who, seal] = table::read_words(at)?;
+    let [who, seal] = read(at)?;
     (seal == Record::seal(who, at)).then(|| std::ptr::with_exposed_provenance(who as usize))
 }
 
@@ -106,7 +112,8 @@ pub fn running() -> Option<*const ()> {
 enum Seen {
     Runs,
     Left,
-    /// It was left, or is interrupted by a handler on a stack that the kernel does not name.
+    /// It was left, or what makes the call is on another stack: a handler on one that the kernel does
+    /// not name now, a child of `posix_spawn`.
     Unknown,
 }
 
@@ -119,9 +126,11 @@ fn look(mark: u64, sp: u64) -> Seen {
         return Seen::Left;
     }
     match text::signal::alternate_stack() {
-        Ok(stack) if stack.is_empty() => Seen::Unknown,
-        Ok(stack) if stack.contains(&sp) && !stack.contains(&at) => Seen::Runs,
-        Ok(_) => Seen::Left,
+        Ok(stack) => match (stack.contains(&sp), stack.contains(&at)) {
+            (true, false) => Seen::Runs,
+            (true, true) => Seen::Left,
+            _ => Seen::Unknown,
+        },
         Err(_) => Seen::Unknown,
     }
 }
@@ -131,9 +140,9 @@ pub(crate) fn runs(mark: u64, sp: u64) -> bool {
     look(mark, sp) == Seen::Runs
 }
 
-/// Whether a call from `sp` comes from a closure that runs alone.
+/// Whether a closure runs alone, for all that a call from `sp` shows.
 pub(crate) fn is_alone(mark: u64, sp: u64) -> bool {
-    mark & ALONE != 0 && runs(mark, sp)
+    mark & ALONE != 0 && look(mark, sp) != Seen::Left
 }
 
 /// How records are looked at.
@@ -182,11 +191,24 @@ fn is_left(mark: u64, sp: u64, records: Records) -> bool {
     }
 }
 
+/// A closure at level `depth` returns: what it has called was left, into itself.
+#[cold]
+#[inline(never)]
+fn forget_inner(block: &ThreadBlock, depth: usize) {
+    take_back(block, depth_of(block), depth + 1);
+}
+
 /// Takes the levels from `first` on away.
 #[inline(never)]
 fn take_back(block: &ThreadBlock, depth: usize, first: usize) {
     for level in first..=depth {
         let (key, mark) = level_of(block, depth, level);
+        // A signal handler that comes in between finds a level that runs, and takes nothing back.
+        match table::levels(block) {
+            Some(levels) if level < depth => levels.marks[level].store(0, Relaxed),
+            _ => block.mark.store(0, Relaxed),
+        }
+        compiler_fence(SeqCst);
         if mark & CANCELLABLE != 0 {
             cancel::enable();
         }
@@ -210,7 +232,22 @@ fn is_gone(mark: u64) -> bool {
     let at = mark & !FLAGS;
     mark != 0
         && mark & MEMBER == 0
-        && table::read_words(at).is_some_and(|[who, seal]| seal != Record::seal(who, at))
+        && read(at).is_some_and(|[who, seal]| seal != Record::seal(who, at))
+}
+
+/// The two words of a record, if they are mapped. The kernel is asked by a call that every filter
+/// of system calls lets through: it reads a set of signals and refuses what it is told to do with it.
+fn read(at: u64) -> Option<[u64; 2]> {
+    const NO_SUCH_WAY: usize = 0x7262;
+    // It does not cross a page: it is aligned to its length.
+    let args = [NO_SUCH_WAY, at as usize, 0, size_of::<u64>()];
+    // SAFETY: 1. changes nothing: there is no such way to change a mask.
+    if unsafe { syscall(libc::SYS_rt_sigprocmask, args) } != Err(libc::EINVAL) {
+        return None;
+    }
+    let at = std::ptr::with_exposed_provenance::<[u64; 2]>(at as usize);
+    // SAFETY: 1. mapped, aligned, and of this thread's stack, or of one that it was on.
+    Some(unsafe { at.read_volatile() })
 }
 
 #[cfg(target_arch = "riscv64")]

@@ -14,14 +14,18 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use text::{ForkHandlers, ForkMutex, ForkMutexGuard, at_fork};
 
-use crate::table;
+use crate::{cancel, table};
 
 static LOCK: ForkMutex<()> = ForkMutex::new(());
 /// The thread that holds the lock, 0: none.
 static OWNER: AtomicI32 = AtomicI32::new(0);
 
-/// Proof that this thread may change hooks.
-pub(crate) struct ChangeLock(#[expect(dead_code, reason = "held")] ForkMutexGuard<'static, ()>);
+/// Proof that this thread may change hooks, and is not cancelled in the midst of it: an unwinding
+/// from one of its system calls would leave jumps behind that lead nowhere.
+pub(crate) struct ChangeLock {
+    _guard: ForkMutexGuard<'static, ()>,
+    was_cancellable: bool,
+}
 
 impl ChangeLock {
     /// Waits for the lock; `None` when this thread holds it already.
@@ -30,15 +34,23 @@ impl ChangeLock {
         if OWNER.load(Ordering::Relaxed) == me {
             return None;
         }
+        cancel::find();
+        let was_cancellable = cancel::disable();
         let guard = LOCK.lock();
         OWNER.store(me, Ordering::Relaxed);
-        Some(ChangeLock(guard))
+        Some(ChangeLock {
+            _guard: guard,
+            was_cancellable,
+        })
     }
 }
 
 impl Drop for ChangeLock {
     fn drop(&mut self) {
         OWNER.store(0, Ordering::Relaxed);
+        if self.was_cancellable {
+            cancel::enable();
+        }
     }
 }
 

@@ -107,7 +107,7 @@ pub(super) fn is_interrupting() -> bool {
     let bounds = Bounds {
         runs: &StackRuns::default(),
         unknown: UnknownRun::ToFirstHole,
-        tp: None,
+        tp: Some(crate::signal::thread_pointer()),
     };
     let found = frames::search(sp, &Spans::everywhere(), bounds, Marked::Dead, &mut buf);
     found != Ok(Frames::Clear)

@@ -312,6 +312,7 @@ pub(super) fn search(
         let mut stack = Stack {
             from,
             end,
+            stop: bounds.tp.filter(|tp| *tp > from).unwrap_or(u64::MAX),
             spans,
             marked,
         };
@@ -335,6 +336,8 @@ struct Stack<'a> {
     from: u64,
     /// `None`: to the first page that cannot be read.
     end: Option<u64>,
+    /// And not further than this.
+    stop: u64,
     spans: &'a Spans,
     marked: Marked,
 }
@@ -352,6 +355,7 @@ impl Stack<'_> {
         while self
             .end
             .is_none_or(|end| at.saturating_add(FRAME_BYTES as u64) <= end)
+            && at < self.stop
         {
             let left = self.end.map_or(u64::MAX, |end| end - at);
             let want = buf.len().min(usize::try_from(left).unwrap_or(usize::MAX));
