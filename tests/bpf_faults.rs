@@ -196,9 +196,15 @@ static SEEN_LATEST: AtomicU64 = AtomicU64::new(0);
 unsafe extern "C" fn later(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
     SEEN_LATER.fetch_add(1, Ordering::Relaxed);
     // SAFETY: 1. the kernel passes it.
-    let code = unsafe { (*info).si_code };
-    if code > 0 {
+    let info = unsafe { &*info };
+    if info.si_code > 0 {
         let page = GUARDED.load(Ordering::Relaxed);
+        // SAFETY: 1. it is that of a fault.
+        if unsafe { info.si_addr() } != page {
+            // A program's own, which comes again for ever.
+            // SAFETY: 1. ends this process.
+            unsafe { libc::_exit(98) };
+        }
         map_over(page, libc::PROT_READ);
     }
 }

@@ -7,6 +7,7 @@
 //! compiler calls by itself, either. Where a call goes through a pointer, the function is named
 //! below, and what the pointer leads to is a root of its own, or the host's.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::c_int;
 use std::hint::black_box;
@@ -161,8 +162,8 @@ fn paths(program: &Program, root: u64) -> Vec<String> {
             let end = match program.through_stub(edge) {
                 Edge::To(to) if begins(&program.name(to), &NOT_FOLLOWED) => continue,
                 Edge::To(to) => {
-                    if !from.contains_key(&to) {
-                        from.insert(to, at);
+                    if let Entry::Vacant(place) = from.entry(to) {
+                        place.insert(at);
                         todo.push_back(to);
                     }
                     continue;
@@ -189,6 +190,10 @@ fn paths(program: &Program, root: u64) -> Vec<String> {
 fn no_call_leads_out_of_the_program_where_hooks_and_handlers_run() {
     use_all();
     let program = Program::own();
+    if !program.named(|name| name.starts_with("_R")).is_empty() {
+        eprintln!("not tried: this compiler's names are of the newer scheme");
+        return;
+    }
     let mut found = Vec::new();
     for root in ROOTS {
         let at = program.named(|name| name == root);

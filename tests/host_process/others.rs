@@ -83,7 +83,7 @@ fn jemalloc_preloaded() {
 
 /// A Python that hooks with a library that it opens, closes, and opens again.
 const SCRIPT: &str = "
-import ctypes, _ctypes, _thread, os, sys, time
+import ctypes, _ctypes, _frozen_importlib, _imp, _thread, os, sys, time
 
 libc = ctypes.CDLL(None)
 
@@ -130,6 +130,15 @@ for turn in range(3):
         assert calls(lib) == 1
         said(lib.plugin_stop())
         _ctypes.dlclose(lib._handle)
+
+# As an extension module, which hooks while it is imported, and is never closed.
+spec = _frozen_importlib.ModuleSpec('testplugin', None, origin=sys.argv[1])
+assert _imp.create_dynamic(spec).__name__ == 'testplugin'
+lib = ctypes.CDLL(sys.argv[1])
+lib.plugin_stop.restype = ctypes.c_char_p
+assert calls(lib) == 1
+said(lib.plugin_stop())
+assert calls(lib) == 0
 print('hooked and unhooked')
 ";
 

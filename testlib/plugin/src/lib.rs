@@ -8,10 +8,10 @@
     reason = "functions that are found by name, and what they hook"
 )]
 
-use std::ffi::{CString, c_char, c_long};
+use std::ffi::{CString, c_char, c_int, c_long, c_void};
 use std::ptr;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use rvbpf::{Error, Hook, Runtime};
@@ -63,4 +63,34 @@ pub extern "C" fn plugin_stop() -> *const c_char {
     let detached = hook.detach();
     drop(hook);
     answer(detached.and_then(|()| rt.synchronize(Duration::from_secs(20))))
+}
+
+/// The words of a `PyModuleDef` (CPython `Include/moduleobject.h`), which Python changes.
+static MODULE: [AtomicUsize; 13] = [const { AtomicUsize::new(0) }; 13];
+const REFCNT: usize = 0;
+const NAME: usize = 5;
+const SIZE: usize = 7;
+const PYTHON_API_VERSION: c_int = 1013;
+
+/// What Python calls when it imports this library as `testplugin`: hooks, and makes a module with
+/// nothing in it. The function for that is Python's, so it is found when there is one.
+// SAFETY: 1. no other function of this name is linked with it.
+#[unsafe(no_mangle)]
+pub extern "C" fn PyInit_testplugin() -> *mut c_void {
+    let all = libc::RTLD_DEFAULT;
+    // SAFETY: 1. a name that ends.
+    let found = unsafe { libc::dlsym(all, c"PyModule_Create2".as_ptr()) };
+    if found.is_null() || !plugin_start().is_null() {
+        return ptr::null_mut();
+    }
+    MODULE[REFCNT].store(1, Ordering::Relaxed);
+    let name = c"testplugin".as_ptr().expose_provenance();
+    MODULE[NAME].store(name, Ordering::Relaxed);
+    // It keeps its state itself.
+    MODULE[SIZE].store(usize::MAX, Ordering::Relaxed);
+    type Create = unsafe extern "C" fn(*const AtomicUsize, c_int) -> *mut c_void;
+    // SAFETY: 1. it is of this type.
+    let create = unsafe { std::mem::transmute::<*mut c_void, Create>(found) };
+    // SAFETY: 1. a definition that lives for ever. 2. Python calls this, so it may be called.
+    unsafe { create(MODULE.as_ptr(), PYTHON_API_VERSION) }
 }
