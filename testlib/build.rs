@@ -60,6 +60,7 @@ fn compile_functions() {
         "c/sites.c",
         "c/pads.S",
         "c/gate.S",
+        "c/many.S",
     ]);
     build.compile("testlib_functions");
     // As distributions compile.
