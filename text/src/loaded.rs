@@ -1,5 +1,8 @@
 //! What the dynamic linker has loaded, and what it finds under a name.
 //!
+//! What it has loaded is read anew when it has opened or closed something, which it counts; a few
+//! hundred bytes an object are kept.
+//!
 //! Key types: [`Loaded`], [`Scope`]. Neighbours: `object` and `catalog` read what is found here;
 //! `fork` keeps the lock. Source: `dl_iterate_phdr(3)`, `dlopen(3)`, `dlsym(3)`.
 #![expect(
@@ -11,6 +14,7 @@ use std::ffi::{CStr, OsStr, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
@@ -22,8 +26,12 @@ const MAIN: &str = "/proc/self/exe";
 /// Held while the dynamic linker is asked, and across `fork`: glibc frees its other locks in the
 /// child, but not the one of `dl_iterate_phdr` (`posix/fork.c`), which another thread may be
 /// holding.
-static ASKING: ForkMutex<()> =
-    ForkMutex::const_new(<RawForkMutex as parking_lot::lock_api::RawMutex>::INIT, ());
+///
+/// It holds what was answered last, which is so for as long as nothing has been opened or closed.
+static ASKING: ForkMutex<Option<Arc<Objects>>> = ForkMutex::const_new(
+    <RawForkMutex as parking_lot::lock_api::RawMutex>::INIT,
+    None,
+);
 
 /// Takes the lock of this module for the time of a fork.
 pub(crate) fn before_fork() {
@@ -59,27 +67,76 @@ pub(crate) struct Loaded {
     closed: u64,
 }
 
-impl Loaded {
-    /// The object that holds `addr` in a segment of it.
-    pub(crate) fn find(addr: RxAddr) -> Option<Self> {
-        let mut found = None;
+/// All that is loaded.
+#[derive(Debug)]
+struct Objects {
+    /// How many objects had been opened and closed: when one of both differs, so may all.
+    changes: (u64, u64),
+    all: Vec<Arc<Loaded>>,
+    /// The loaded segments by their first addresses, each with the index of its object. They do
+    /// not overlap.
+    segments: Vec<(RxRange, usize)>,
+}
+
+impl Objects {
+    /// Those of now. One look at a counter, unless it has changed.
+    fn now() -> Arc<Self> {
+        let mut known = ASKING.lock();
+        let mut changes = None;
         iterate(&mut |info| {
-            let object = Self::read(info)?;
-            object.segment_of(addr)?;
-            found = Some(object);
+            changes = Some((info.dlpi_adds, info.dlpi_subs));
             Some(())
         });
-        found
+        match &*known {
+            Some(objects) if Some(objects.changes) == changes => Arc::clone(objects),
+            _ => Arc::clone(known.insert(Arc::new(Self::read()))),
+        }
+    }
+
+    fn read() -> Self {
+        let (mut changes, mut all) = ((0, 0), Vec::new());
+        iterate(&mut |info| {
+            changes = (info.dlpi_adds, info.dlpi_subs);
+            all.extend(Loaded::read(info).map(Arc::new));
+            None
+        });
+        let mut segments = Vec::new();
+        for (i, object) in all.iter().enumerate() {
+            segments.extend(object.loads().map(|h| (object.range_of(h), i)));
+        }
+        // Of the same address the object that was loaded first comes last, and is found.
+        segments.sort_by_key(|(range, i)| (range.start, std::cmp::Reverse(*i)));
+        Self {
+            changes,
+            all,
+            segments,
+        }
+    }
+
+    fn find(&self, addr: RxAddr) -> Option<(&Arc<Loaded>, RxRange)> {
+        let after = self.segments.partition_point(|(r, _)| r.start <= addr);
+        let (range, i) = self.segments.get(after.checked_sub(1)?)?;
+        range.contains(addr).then(|| (&self.all[*i], *range))
+    }
+}
+
+/// The loaded segment that holds `addr`; `None` where no object has one there.
+#[must_use]
+pub fn segment_of(addr: RxAddr) -> Option<RxRange> {
+    Objects::now().find(addr).map(|(_, range)| range)
+}
+
+impl Loaded {
+    /// The object that holds `addr` in a segment of it.
+    pub(crate) fn find(addr: RxAddr) -> Option<Arc<Self>> {
+        Objects::now()
+            .find(addr)
+            .map(|(object, _)| Arc::clone(object))
     }
 
     /// All objects, in order of loading: the main program, then what it needs.
-    pub(crate) fn all() -> Vec<Self> {
-        let mut all = Vec::new();
-        iterate(&mut |info| {
-            all.extend(Self::read(info));
-            None
-        });
-        all
+    pub(crate) fn all() -> Vec<Arc<Self>> {
+        Objects::now().all.clone()
     }
 
     fn read(info: &libc::dl_phdr_info) -> Option<Self> {
@@ -155,6 +212,12 @@ impl Loaded {
             .any(|h| h.flags & libc::PF_X != 0 && self.range_of(h).contains(addr))
     }
 
+    /// The segments that are executed.
+    pub(crate) fn executed(&self) -> impl Iterator<Item = RxRange> + '_ {
+        let executed = self.loads().filter(|h| h.flags & libc::PF_X != 0);
+        executed.map(|h| self.range_of(h))
+    }
+
     fn loads(&self) -> impl Iterator<Item = &Header> {
         self.headers.iter().filter(|h| h.kind == libc::PT_LOAD)
     }
@@ -181,8 +244,8 @@ impl Loaded {
 /// Told of each object until it answers.
 type Visitor<'a> = &'a mut dyn FnMut(&libc::dl_phdr_info) -> Option<()>;
 
+/// Under the lock of this module.
 fn iterate(mut visitor: Visitor<'_>) {
-    let _asking = ASKING.lock();
     // SAFETY:
     // 1. `visit` has the type that the call wants and does not unwind.
     // 2. `visitor` outlives the call and nobody else uses it meanwhile.
@@ -252,5 +315,24 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: the handle is ours and is given back once.
         unsafe { libc::dlclose(self.0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_what_is_loaded() {
+        let here = RxAddr::new(what_is_kept_is_what_is_loaded as *const () as u64);
+        let own = segment_of(here).unwrap();
+        assert!(own.contains(here));
+        assert!(Loaded::find(here).unwrap().is_main());
+        let local = Box::new(0_u64);
+        let heap = RxAddr::new((&raw const *local).expose_provenance() as u64);
+        assert_eq!(segment_of(heap), None);
+        let (one, other) = (Objects::now(), Objects::read());
+        assert_eq!(one.all, other.all);
+        assert_eq!(one.segments, other.segments);
     }
 }

@@ -13,13 +13,14 @@ use crate::pad::Pad;
 use crate::proc_maps::ProcMaps;
 use crate::question::Lookup;
 use crate::state;
-use crate::unchanged;
+use crate::unchanged::{self, Files};
 
 /// What was mapped when it was made. It is for the questions of one moment: code that is asked of
 /// must stay mapped meanwhile, which whoever asks in order to hook it sees to anyway.
 #[derive(Debug)]
 pub struct Look {
     maps: ProcMaps,
+    files: Files,
 }
 
 impl Look {
@@ -31,6 +32,7 @@ impl Look {
         state::watch_forks()?;
         Ok(Self {
             maps: ProcMaps::read()?,
+            files: Files::default(),
         })
     }
 
@@ -68,6 +70,6 @@ impl Look {
     /// [`TextError::Unmapped`],
     /// [`TextError::Map`].
     pub fn check_unchanged(&self, range: RxRange) -> Result<(), TextError> {
-        unchanged::check_by(range, &self.maps)
+        unchanged::check_by(range, &self.maps, &self.files)
     }
 }

@@ -49,18 +49,17 @@ pub fn find_symbol(object: Option<&str>, name: &str) -> Result<RxAddr, TextError
 /// As [`find_symbol`].
 pub fn look_symbol(object: Option<&str>, name: &str) -> Result<Lookup<RxAddr>, TextError> {
     state::watch_forks()?;
-    let objects: Vec<(Loaded, Arc<Catalog>)> = Loaded::all()
+    let objects: Vec<(Arc<Loaded>, Arc<Catalog>)> = Loaded::all()
         .into_iter()
         .map(|loaded| {
             let catalog = Catalog::of(&loaded)?;
             Ok((loaded, catalog))
         })
         .collect::<Result<_, TextError>>()?;
-    let maps = ProcMaps::read()?;
-    let is_meant = |(_, catalog): &&(Loaded, Arc<Catalog>)| {
+    let is_meant = |(_, catalog): &&(Arc<Loaded>, Arc<Catalog>)| {
         object.is_none_or(|object| is_called(catalog, object))
     };
-    let meant: Vec<&(Loaded, Arc<Catalog>)> = objects.iter().filter(is_meant).collect();
+    let meant: Vec<&(Arc<Loaded>, Arc<Catalog>)> = objects.iter().filter(is_meant).collect();
     if let (Some(object), true) = (object, meant.is_empty()) {
         return Err(TextError::ObjectNotLoaded {
             object: object.into(),
@@ -70,7 +69,7 @@ pub fn look_symbol(object: Option<&str>, name: &str) -> Result<Lookup<RxAddr>, T
     for reach in [Reach::Exported, Reach::Local] {
         for (loaded, catalog) in &meant {
             if let Some(symbol) = defined(catalog, name, reach)? {
-                return function(symbol, loaded, catalog, &maps);
+                return function(symbol, loaded, catalog);
             }
         }
     }
@@ -98,12 +97,11 @@ fn is_called(catalog: &Catalog, object: &str) -> bool {
 /// object are not one.
 fn defined<'a>(
     catalog: &'a Catalog,
-    name: &str,
+    name: &'a str,
     reach: Reach,
 ) -> Result<Option<&'a Symbol>, TextError> {
-    let is_it =
-        |s: &&Symbol| *s.name == *name && s.reach == reach && s.kind != SymbolKind::Undefined;
-    let mut found = catalog.symbols.iter().filter(is_it);
+    let is_it = |s: &&Symbol| s.reach == reach && s.kind != SymbolKind::Undefined;
+    let mut found = catalog.named(name).filter(is_it);
     let Some(first) = found.next() else {
         return Ok(None);
     };
@@ -118,9 +116,8 @@ fn defined<'a>(
 
 fn function(
     symbol: &Symbol,
-    loaded: &Loaded,
+    loaded: &Arc<Loaded>,
     catalog: &Catalog,
-    maps: &ProcMaps,
 ) -> Result<Lookup<RxAddr>, TextError> {
     if !is_code(symbol.kind, symbol.addr, catalog) {
         return Err(TextError::SymbolIsData {
@@ -129,7 +126,7 @@ fn function(
         });
     }
     match symbol.kind {
-        SymbolKind::Ifunc => chosen(symbol, loaded, catalog, maps),
+        SymbolKind::Ifunc => chosen(symbol, loaded, catalog, &ProcMaps::read()?),
         _ => Ok(Lookup::Known(symbol.addr)),
     }
 }
@@ -138,7 +135,7 @@ fn function(
 /// else the dynamic linker is to be asked, which knows those that are exported.
 fn chosen(
     symbol: &Symbol,
-    loaded: &Loaded,
+    loaded: &Arc<Loaded>,
     catalog: &Catalog,
     maps: &ProcMaps,
 ) -> Result<Lookup<RxAddr>, TextError> {
@@ -154,7 +151,7 @@ fn chosen(
     }
     match c_string(&symbol.name) {
         Some(name) if symbol.reach == Reach::Exported => Ok(Lookup::Ask(Question {
-            object: loaded.clone(),
+            object: Arc::clone(loaded),
             scopes: Scopes::Object,
             name,
             version: None,
@@ -164,8 +161,12 @@ fn chosen(
     }
 }
 
-fn not_found(object: Option<&str>, name: &str, meant: &[&(Loaded, Arc<Catalog>)]) -> TextError {
-    let is_used = |c: &Catalog| c.symbols.iter().any(|s| *s.name == *name);
+fn not_found(
+    object: Option<&str>,
+    name: &str,
+    meant: &[&(Arc<Loaded>, Arc<Catalog>)],
+) -> TextError {
+    let is_used = |c: &Catalog| c.named(name).next().is_some();
     if let (Some(_), Some((_, user))) = (object, meant.iter().find(|(_, c)| is_used(c))) {
         return TextError::SymbolUndefined {
             symbol: name.into(),
@@ -225,6 +226,19 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(nearest(name, known()), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_symbol_is_found_by_its_name() {
+        for loaded in Loaded::all() {
+            let catalog = Catalog::of(&loaded).unwrap();
+            for (i, symbol) in catalog.symbols.iter().enumerate().step_by(7) {
+                let mut named = catalog.named(&symbol.name);
+                let is_it = |s: &Symbol| std::ptr::eq(s, &catalog.symbols[i]);
+                assert!(named.any(is_it), "{}", symbol.name);
+            }
+            assert!(catalog.named("no such name").next().is_none());
         }
     }
 

@@ -138,6 +138,10 @@ impl Entry {
 /// # Errors
 /// [`TrampError::Text`]: it is no function, or one that cannot be hooked.
 pub fn resolve(addr: RxAddr) -> Result<Lookup<RxAddr>, TrampError> {
+    // What is mapped is read when it is attached to.
+    if text::is_entry(addr) {
+        return Ok(Lookup::Known(addr));
+    }
     Ok(find(addr, &Look::now()?)?.map(|found| match found {
         Found::Pad(_) => addr,
         Found::Func(func) => func.entry,

@@ -13,7 +13,9 @@ use std::mem::MaybeUninit;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use text::RxAddr;
+use text::{RxAddr, RxRange};
+
+use crate::owner::ChangeLock;
 
 /// One reference to the library that holds a function; `None` inside: the function is in none, or
 /// in one that cannot be closed.
@@ -37,7 +39,24 @@ impl LibPin {
                 .or_insert_with(|| Arc::new(Self::of(&info)))
                 .clone(),
         };
-        funcs.map(|func| (func, pin(func))).collect()
+        // `dladdr` reads all symbols of a library: once a segment, not once a function.
+        let mut segments: BTreeMap<RxAddr, (RxRange, Arc<Self>)> = BTreeMap::new();
+        let mut pin_of = |func: RxAddr| {
+            if let Some((_, (segment, pin))) = segments.range(..=func).next_back() {
+                if segment.contains(func) {
+                    return pin.clone();
+                }
+            }
+            let pin = pin(func);
+            // That asks under a lock of `text`, which a program on this thread may want, too: not
+            // without the lock of changes, and not at all in the midst of a change.
+            let segment = ChangeLock::enter().and_then(|_change| text::segment_of(func));
+            if let Some(segment) = segment {
+                segments.insert(segment.start, (segment, pin.clone()));
+            }
+            pin
+        };
+        funcs.map(|func| (func, pin_of(func))).collect()
     }
 
     /// What holds `func`.

@@ -284,16 +284,7 @@ impl Asm {
     /// The first [`AsmError`] there was: a mistake in a call before, a label
     /// that is not bound, a target out of reach, a misaligned base.
     pub fn finish(mut self, base: u64) -> Result<Code, AsmError> {
-        if let Some(error) = self.error {
-            return Err(error);
-        }
-        self.close();
-        if let Some(unbound) = self.labels.iter().position(Option::is_none) {
-            return Err(AsmError::Unbound {
-                label: Label(unbound as u32),
-            });
-        }
-        let layout = layout::Layout::settle(&self, layout::Base::At(base))?;
+        let layout = self.settle(base)?;
         let offsets = self
             .labels
             .iter()
@@ -321,6 +312,28 @@ impl Asm {
         let mut all = self.clone();
         all.close();
         layout::Layout::bound(&all)
+    }
+
+    /// The length of the code for `base`, in bytes.
+    ///
+    /// # Errors
+    /// As [`Asm::finish`].
+    pub fn size_at(&self, base: u64) -> Result<usize, AsmError> {
+        let layout = self.clone().settle(base)?;
+        Ok(layout.size() as usize)
+    }
+
+    fn settle(&mut self, base: u64) -> Result<layout::Layout, AsmError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        self.close();
+        if let Some(unbound) = self.labels.iter().position(Option::is_none) {
+            return Err(AsmError::Unbound {
+                label: Label(unbound as u32),
+            });
+        }
+        layout::Layout::settle(self, layout::Base::At(base))
     }
 
     fn pcrel(&mut self, kind: PcRel, rd: Reg, label: Label) {
