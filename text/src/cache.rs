@@ -10,23 +10,29 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
+use crate::loaded::Objects;
 use crate::object::Object;
+use crate::stays::Staying;
 use crate::sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
 use crate::unchanged::Compared;
 
 /// By what it was read for.
 pub(crate) struct Cache {
+    pub(crate) loaded: Option<Arc<Objects>>,
     pub(crate) objects: Vec<Arc<Object>>,
     pub(crate) catalogs: Vec<Arc<Catalog>>,
     pub(crate) compared: Vec<Compared>,
+    pub(crate) staying: Option<Arc<Staying>>,
 }
 
 static CACHE: ForkMutex<Cache> = ForkMutex::const_new(
     <RawForkMutex as parking_lot::lock_api::RawMutex>::INIT,
     Cache {
+        loaded: None,
         objects: Vec::new(),
         catalogs: Vec::new(),
         compared: Vec::new(),
+        staying: None,
     },
 );
 

@@ -23,6 +23,7 @@ use object::{Object as _, ObjectSymbol, SymbolFlags};
 
 use crate::addr::{RxAddr, RxRange};
 use crate::cache;
+use crate::caller::DirectReturns;
 use crate::dynamic::{self, Dynamic, RawSymbol, Slot};
 use crate::eh_frame::{self, Fde, Start};
 use crate::error::TextError;
@@ -118,6 +119,7 @@ pub(crate) struct Catalog {
     /// The hashes of the symbols' names in order, each with the symbol's index; made when a name
     /// is looked for. 16 bytes a symbol.
     by_name: OnceLock<Vec<(u64, u32)>>,
+    pub(crate) direct: DirectReturns,
 }
 
 impl Catalog {
@@ -154,7 +156,7 @@ impl Catalog {
         let local = local_symbols(loaded, maps).unwrap_or_default();
         add_local(&mut symbols, local);
         let path = if loaded.is_main() {
-            std::fs::read_link(&loaded.path).unwrap_or_else(|_| loaded.path.clone())
+            std::fs::read_link(loaded.file()).unwrap_or_else(|_| loaded.path.clone())
         } else {
             loaded.path.clone()
         };
@@ -162,6 +164,7 @@ impl Catalog {
             path: path.into(),
             soname: dynamic.soname,
             entries: join(&symbols, &eh_frame::read(loaded, maps), loaded),
+            direct: DirectReturns::of(&symbols),
             symbols,
             slots: dynamic.slots,
             by_name: OnceLock::new(),
@@ -321,7 +324,7 @@ impl Symbol {
 
 /// The symbols of the file.
 fn local_symbols(loaded: &Loaded, maps: &ProcMaps) -> Result<Vec<Symbol>, TextError> {
-    let file = File::open(&loaded.path).map_err(|e| loaded.io_error(&e))?;
+    let file = File::open(loaded.file()).map_err(|e| loaded.io_error(&e))?;
     with_file(loaded, &file, maps, |elf| {
         let symbols = elf.symbols().filter_map(|symbol| {
             let SymbolFlags::Elf {

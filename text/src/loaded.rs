@@ -17,21 +17,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::addr::{RxAddr, RxRange};
+use crate::cache;
 use crate::error::TextError;
 use crate::sync::{ForkMutex, RawForkMutex};
 
 /// Where the file of the main program is, which the dynamic linker does not name.
 const MAIN: &str = "/proc/self/exe";
+/// The same where the first thread has ended: `/proc/self` is that one, and has no file any more.
+const MAIN_OF_THREAD: &str = "/proc/thread-self/exe";
 
 /// Held while the dynamic linker is asked, and across `fork`: glibc frees its other locks in the
 /// child, but not the one of `dl_iterate_phdr` (`posix/fork.c`), which another thread may be
 /// holding.
-///
-/// It holds what was answered last, which is so for as long as nothing has been opened or closed.
-static ASKING: ForkMutex<Option<Arc<Objects>>> = ForkMutex::const_new(
-    <RawForkMutex as parking_lot::lock_api::RawMutex>::INIT,
-    None,
-);
+static ASKING: ForkMutex<()> =
+    ForkMutex::const_new(<RawForkMutex as parking_lot::lock_api::RawMutex>::INIT, ());
 
 /// Takes the lock of this module for the time of a fork.
 pub(crate) fn before_fork() {
@@ -55,6 +54,19 @@ pub(crate) struct Header {
     pub(crate) memsz: u64,
 }
 
+impl Header {
+    fn new(ph: &libc::Elf64_Phdr) -> Self {
+        Self {
+            kind: ph.p_type,
+            flags: ph.p_flags,
+            offset: ph.p_offset,
+            vaddr: ph.p_vaddr,
+            filesz: ph.p_filesz,
+            memsz: ph.p_memsz,
+        }
+    }
+}
+
 /// What the dynamic linker says of an object. Two that are equal are the same object, with
 /// nothing closed in between.
 #[derive(Clone, Eq, PartialEq, Debug)]
@@ -69,37 +81,59 @@ pub(crate) struct Loaded {
 
 /// All that is loaded.
 #[derive(Debug)]
-struct Objects {
-    /// How many objects had been opened and closed: when one of both differs, so may all.
-    changes: (u64, u64),
-    all: Vec<Arc<Loaded>>,
+pub(crate) struct Objects {
+    changes: Changes,
+    /// In order of loading: the main program, then what it needs.
+    pub(crate) all: Vec<Arc<Loaded>>,
     /// The loaded segments by their first addresses, each with the index of its object. They do
     /// not overlap.
     segments: Vec<(RxRange, usize)>,
 }
 
-impl Objects {
-    /// Those of now. One look at a counter, unless it has changed.
-    fn now() -> Arc<Self> {
-        let mut known = ASKING.lock();
-        let mut changes = None;
-        iterate(&mut |info| {
-            changes = Some((info.dlpi_adds, info.dlpi_subs));
-            Some(())
-        });
-        match &*known {
-            Some(objects) if Some(objects.changes) == changes => Arc::clone(objects),
-            _ => Arc::clone(known.insert(Arc::new(Self::read()))),
+/// How many objects had been opened and closed: when one of both differs, so may all that is
+/// loaded.
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Default)]
+struct Changes {
+    opened: u64,
+    closed: u64,
+}
+
+impl Changes {
+    fn of(info: &libc::dl_phdr_info) -> Self {
+        Self {
+            opened: info.dlpi_adds,
+            closed: info.dlpi_subs,
         }
     }
 
-    fn read() -> Self {
-        let (mut changes, mut all) = ((0, 0), Vec::new());
+    fn now() -> Self {
+        let mut changes = Self::default();
         iterate(&mut |info| {
-            changes = (info.dlpi_adds, info.dlpi_subs);
-            all.extend(Loaded::read(info).map(Arc::new));
-            None
+            changes = Self::of(info);
+            Some(())
         });
+        changes
+    }
+}
+
+impl Objects {
+    /// Those of now. One look at a counter, unless it has changed.
+    ///
+    /// Nothing is allocated or freed under a lock: a hook of the allocator may come here.
+    pub(crate) fn now() -> Arc<Self> {
+        let changes = Changes::now();
+        let known = cache::lock().loaded.clone();
+        if let Some(known) = known.filter(|known| known.changes == changes) {
+            return known;
+        }
+        let read = Arc::new(Self::read());
+        let before = cache::lock().loaded.replace(Arc::clone(&read));
+        drop(before);
+        read
+    }
+
+    fn read() -> Self {
+        let (changes, all) = Raw::read();
         let mut segments = Vec::new();
         for (i, object) in all.iter().enumerate() {
             segments.extend(object.loads().map(|h| (object.range_of(h), i)));
@@ -113,11 +147,90 @@ impl Objects {
         }
     }
 
-    fn find(&self, addr: RxAddr) -> Option<(&Arc<Loaded>, RxRange)> {
+    /// The object that holds `addr` in a segment of it, and that segment.
+    pub(crate) fn find(&self, addr: RxAddr) -> Option<(usize, RxRange)> {
         let after = self.segments.partition_point(|(r, _)| r.start <= addr);
         let (range, i) = self.segments.get(after.checked_sub(1)?)?;
-        range.contains(addr).then(|| (&self.all[*i], *range))
+        range.contains(addr).then_some((*i, *range))
     }
+}
+
+/// What the dynamic linker says of all objects, in memory that was there before it was asked.
+#[derive(Default)]
+struct Raw {
+    changes: Changes,
+    /// Of each object its base, the end of its name and that of its headers.
+    objects: Vec<(u64, usize, usize)>,
+    names: Vec<u8>,
+    headers: Vec<Header>,
+    /// How much there is of each.
+    needed: [usize; 3],
+}
+
+impl Raw {
+    fn read() -> (Changes, Vec<Arc<Loaded>>) {
+        let mut raw = Self::default();
+        while !raw.fill() {}
+        let (mut name_at, mut header_at) = (0, 0);
+        let objects = raw.objects.iter().map(|&(base, name_end, headers_end)| {
+            let name = &raw.names[name_at..name_end];
+            let headers = raw.headers[header_at..headers_end].to_vec();
+            (name_at, header_at) = (name_end, headers_end);
+            Arc::new(Loaded::new(base, name, headers, raw.changes.closed))
+        });
+        (raw.changes, objects.collect())
+    }
+
+    /// Whether there was room for all.
+    fn fill(&mut self) -> bool {
+        self.objects.clear();
+        self.names.clear();
+        self.headers.clear();
+        self.objects.reserve(self.needed[0]);
+        self.names.reserve(self.needed[1]);
+        self.headers.reserve(self.needed[2]);
+        self.needed = [0; 3];
+        iterate(&mut |info| {
+            self.add(info);
+            None
+        });
+        self.objects.len() == self.needed[0]
+    }
+
+    fn add(&mut self, info: &libc::dl_phdr_info) {
+        self.changes = Changes::of(info);
+        let Some((name, headers)) = parts(info) else {
+            return;
+        };
+        self.needed[0] += 1;
+        self.needed[1] += name.len();
+        self.needed[2] += headers.len();
+        let has_room = self.needed[0] <= self.objects.capacity()
+            && self.needed[1] <= self.names.capacity()
+            && self.needed[2] <= self.headers.capacity();
+        if has_room {
+            self.names.extend_from_slice(name);
+            self.headers.extend(headers.iter().map(Header::new));
+            let (name_end, headers_end) = (self.names.len(), self.headers.len());
+            self.objects.push((info.dlpi_addr, name_end, headers_end));
+        }
+    }
+}
+
+/// The name and the program headers of an object.
+fn parts(info: &libc::dl_phdr_info) -> Option<(&[u8], &[libc::Elf64_Phdr])> {
+    if info.dlpi_phdr.is_null() {
+        return None;
+    }
+    // SAFETY: the structure says how many headers there are, and they are loaded.
+    let phdrs = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    let name = if info.dlpi_name.is_null() {
+        &[]
+    } else {
+        // SAFETY: a name is a NUL-terminated string that lives as long as the object.
+        unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes()
+    };
+    Some((name, phdrs))
 }
 
 /// The loaded segment that holds `addr`; `None` where no object has one there.
@@ -129,9 +242,9 @@ pub fn segment_of(addr: RxAddr) -> Option<RxRange> {
 impl Loaded {
     /// The object that holds `addr` in a segment of it.
     pub(crate) fn find(addr: RxAddr) -> Option<Arc<Self>> {
-        Objects::now()
-            .find(addr)
-            .map(|(object, _)| Arc::clone(object))
+        let objects = Objects::now();
+        let (i, _) = objects.find(addr)?;
+        Some(Arc::clone(&objects.all[i]))
     }
 
     /// All objects, in order of loading: the main program, then what it needs.
@@ -139,42 +252,53 @@ impl Loaded {
         Objects::now().all.clone()
     }
 
+    /// Visits all objects. None is closed meanwhile.
+    pub(crate) fn each(visitor: &mut dyn FnMut(Self)) {
+        iterate(&mut |info| {
+            if let Some(object) = Self::read(info) {
+                visitor(object);
+            }
+            None
+        });
+    }
+
     fn read(info: &libc::dl_phdr_info) -> Option<Self> {
-        if info.dlpi_phdr.is_null() {
-            return None;
-        }
-        // SAFETY: the structure says how many headers there are, and they are loaded.
-        let phdrs = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-        let name = if info.dlpi_name.is_null() {
-            &[]
-        } else {
-            // SAFETY: a name is a NUL-terminated string that lives as long as the object.
-            unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes()
-        };
+        let (name, headers) = parts(info)?;
+        let headers = headers.iter().map(Header::new).collect();
+        Some(Self::new(
+            info.dlpi_addr,
+            name,
+            headers,
+            Changes::of(info).closed,
+        ))
+    }
+
+    fn new(base: u64, name: &[u8], headers: Vec<Header>, closed: u64) -> Self {
         let path = if name.is_empty() {
             MAIN.as_bytes()
         } else {
             name
         };
-        let header = |ph: &libc::Elf64_Phdr| Header {
-            kind: ph.p_type,
-            flags: ph.p_flags,
-            offset: ph.p_offset,
-            vaddr: ph.p_vaddr,
-            filesz: ph.p_filesz,
-            memsz: ph.p_memsz,
-        };
-        Some(Self {
-            base: info.dlpi_addr,
+        Self {
+            base,
             path: Path::new(OsStr::from_bytes(path)).to_path_buf(),
-            headers: phdrs.iter().map(header).collect(),
-            closed: info.dlpi_subs,
-        })
+            headers,
+            closed,
+        }
     }
 
     /// Whether it is the main program.
     pub(crate) fn is_main(&self) -> bool {
         self.path.as_os_str() == MAIN
+    }
+
+    /// The path by which its file can be opened now.
+    pub(crate) fn file(&self) -> &Path {
+        let is_gone = |e: std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+        match self.is_main() && std::fs::read_link(MAIN).is_err_and(is_gone) {
+            true => Path::new(MAIN_OF_THREAD),
+            false => &self.path,
+        }
     }
 
     /// Where a segment is in memory.
@@ -244,8 +368,8 @@ impl Loaded {
 /// Told of each object until it answers.
 type Visitor<'a> = &'a mut dyn FnMut(&libc::dl_phdr_info) -> Option<()>;
 
-/// Under the lock of this module.
 fn iterate(mut visitor: Visitor<'_>) {
+    let _asking = ASKING.lock();
     // SAFETY:
     // 1. `visit` has the type that the call wants and does not unwind.
     // 2. `visitor` outlives the call and nobody else uses it meanwhile.

@@ -50,7 +50,7 @@ pub(crate) fn find(addr: RxAddr) -> Result<Option<(Arc<Object>, RxRange)>, TextE
     let object = match known(&loaded) {
         Some(object) => object,
         None => {
-            let file = File::open(&loaded.path).map_err(|e| loaded.io_error(&e))?;
+            let file = File::open(loaded.file()).map_err(|e| loaded.io_error(&e))?;
             let object = Arc::new(Object::read(&loaded, &file)?);
             let objects = &mut cache::lock().objects;
             objects.retain(|o| o.loaded.base != loaded.base);

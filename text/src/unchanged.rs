@@ -101,7 +101,7 @@ impl Files {
         let off = loaded.file_off(range)?;
         let mut open = self.0.borrow_mut();
         if open.as_ref().is_none_or(|o| *o.loaded != **loaded) {
-            let file = File::open(&loaded.path).ok();
+            let file = File::open(loaded.file()).ok();
             let file = file.filter(|file| is_same(loaded, file, maps) == Some(true));
             *open = Some(Open {
                 loaded: Arc::clone(loaded),
@@ -170,7 +170,7 @@ fn is_same(loaded: &Arc<Loaded>, file: &File, maps: &ProcMaps) -> Option<bool> {
 /// Where the file really is.
 fn path_of(loaded: &Loaded) -> Box<std::path::Path> {
     let path = match loaded.is_main() {
-        true => std::fs::read_link(&loaded.path).ok(),
+        true => std::fs::read_link(loaded.file()).ok(),
         false => None,
     };
     path.unwrap_or_else(|| loaded.path.clone()).into()
@@ -194,7 +194,7 @@ mod tests {
         let loaded = Loaded::all()[0].clone();
         let whole = std::fs::read(&loaded.path).unwrap();
         let mut open = Open {
-            file: File::open(&loaded.path).ok(),
+            file: File::open(loaded.file()).ok(),
             loaded,
             off: 0,
             bytes: Vec::new(),

@@ -61,6 +61,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::error::missing;
 use crate::{RxRange, TextError};
 
 #[cfg(target_arch = "riscv64")]
@@ -169,7 +170,10 @@ impl fmt::Display for StuckWhy {
             Self::Running => f.write_str("it never blocked and did not answer"),
             Self::SignalBlocked => f.write_str("it never blocked and blocks all signals"),
             Self::Vfork => f.write_str("it waits for a vfork child"),
-            Self::Hidden(errno) => write!(f, "its state cannot be read (errno {errno})"),
+            Self::Hidden(errno) => {
+                let missing = missing(*errno);
+                write!(f, "its state cannot be read (errno {errno}): {missing}")
+            }
         }
     }
 }
@@ -204,7 +208,8 @@ pub(crate) fn pass_by_until(ranges: &[RxRange], patience: Patience) -> Result<()
 ///
 /// # Errors
 /// [`Stuck`] names the first thread that could not be proved outside in time, and why; it turns
-/// into a [`TextError::Stuck`].
+/// into a [`TextError::Stuck`], or, if the kernel does not show the thread, into a
+/// [`TextError::ThreadUnseen`] or [`TextError::ThreadsUnseen`].
 pub fn pass_by_watch(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck> {
     LOOKS.fetch_add(1, Ordering::Relaxed);
     engine::prove(watch, patience)
@@ -243,7 +248,17 @@ pub struct Stuck {
 
 impl From<Stuck> for TextError {
     fn from(stuck: Stuck) -> Self {
-        Self::Stuck { tid: stuck.tid }
+        match stuck {
+            Stuck {
+                tid: 0,
+                why: StuckWhy::Hidden(errno),
+            } => Self::ThreadsUnseen { errno },
+            Stuck {
+                tid,
+                why: StuckWhy::Hidden(errno),
+            } => Self::ThreadUnseen { tid, errno },
+            Stuck { tid, .. } => Self::Stuck { tid },
+        }
     }
 }
 
