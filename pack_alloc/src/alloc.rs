@@ -80,6 +80,13 @@ impl PackAlloc {
         })
     }
 
+    /// Whether no room `near` was found lately, so that [`Self::alloc`] will not look for it; what
+    /// packs have left is looked at by that alone.
+    #[must_use]
+    pub fn has_none_near(&self, near: Near) -> bool {
+        self.owner.with_state(|state| state.has_none_near(near))
+    }
+
     /// Copies the buffer to where it runs; when this returns every hart fetches it.
     ///
     /// # Errors
@@ -299,8 +306,8 @@ impl NoneNear {
     /// As often it is taken for granted.
     const TIMES: u32 = 1000;
 
-    fn key(ask: &Ask) -> Option<u64> {
-        match ask.near {
+    fn key(near: Near) -> Option<u64> {
+        match near {
             Near::Within { of, reach_bytes } if reach_bytes <= Self::MOST_REACH_BYTES => {
                 Some(of.get() / Self::STRETCH_BYTES)
             }
@@ -308,8 +315,8 @@ impl NoneNear {
         }
     }
 
-    fn holds(&mut self, ask: &Ask) -> bool {
-        let Some(times) = Self::key(ask).and_then(|key| self.0.get_mut(&key)) else {
+    fn holds(&mut self, near: Near) -> bool {
+        let Some(times) = Self::key(near).and_then(|key| self.0.get_mut(&key)) else {
             return false;
         };
         *times = times.saturating_sub(1);
@@ -317,7 +324,7 @@ impl NoneNear {
     }
 
     fn note(&mut self, ask: &Ask, error: &PackError) {
-        if let (Some(key), PackError::OutOfReach { .. }) = (Self::key(ask), error) {
+        if let (Some(key), PackError::OutOfReach { .. }) = (Self::key(ask.near), error) {
             self.0.insert(key, Self::TIMES);
         }
     }
@@ -339,11 +346,16 @@ impl State {
         }
     }
 
+    fn has_none_near(&mut self, near: Near) -> bool {
+        let has_chunks = |pack: &Pack| !pack.window(near).is_empty();
+        !self.packs.values().any(has_chunks) && self.none_near.holds(near)
+    }
+
     fn lease(&mut self, ask: &Ask, owner: &Arc<Owner>) -> Result<Lease, PackError> {
         let found = self.packs.values_mut().find_map(|pack| pack.take(ask));
         let (code, occupied) = match found {
             Some(found) => found,
-            None if self.none_near.holds(ask) => return Err(out_of_reach(ask)),
+            None if self.none_near.holds(ask.near) => return Err(out_of_reach(ask)),
             None => {
                 let taken = self.take_from_new_pack(ask);
                 if let Err(error) = &taken {
@@ -440,13 +452,16 @@ mod tests {
         };
         let (near, far) = (ask(NoneNear::MOST_REACH_BYTES), ask(1 << 31));
         let mut none = NoneNear::default();
-        assert!(!none.holds(&near));
+        assert!(!none.holds(near.near));
         none.note(&near, &PackError::LimitReached { limit: 1 });
-        assert!(!none.holds(&near), "a limit is not where there is no room");
+        assert!(
+            !none.holds(near.near),
+            "a limit is not where there is no room"
+        );
         none.note(&near, &out_of_reach(&near));
         none.note(&far, &out_of_reach(&far));
-        assert!(!none.holds(&far), "what reaches far is not remembered");
-        let times = (0..2 * NoneNear::TIMES).take_while(|_| none.holds(&near));
+        assert!(!none.holds(far.near), "what reaches far is not remembered");
+        let times = (0..2 * NoneNear::TIMES).take_while(|_| none.holds(near.near));
         assert_eq!(times.count() as u32, NoneNear::TIMES - 1);
     }
 }

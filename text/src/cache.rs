@@ -1,6 +1,8 @@
 //! What has been read of loaded objects, so that it is read once.
 //!
-//! What was read of an object that has been closed since is dropped when its place is taken.
+//! What was read of an object that has been closed since is dropped when its place is taken. An object
+//! that is asked of costs 56 bytes and the name for each of its symbols, 16 more once a name is looked
+//! for, 48 for each function, 24 for each slot through which it calls, and 16 for each entry pad.
 //!
 //! Key type: [`Cache`]. Neighbours: `object`, `catalog` and `unchanged`, which fill it; `fork`
 //! keeps its lock.

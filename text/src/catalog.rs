@@ -29,6 +29,7 @@ use crate::eh_frame::{self, Fde, Start};
 use crate::error::TextError;
 use crate::func::{Convention, FuncKind};
 use crate::loaded::Loaded;
+use crate::names;
 use crate::object::{STO_RISCV_VARIANT_CC, with_file};
 use crate::proc_maps::ProcMaps;
 use crate::stub;
@@ -110,7 +111,6 @@ pub(crate) enum At<'a> {
 pub(crate) struct Catalog {
     loaded: Arc<Loaded>,
     pub(crate) path: Arc<Path>,
-    pub(crate) soname: Option<Box<str>>,
     /// The dynamic ones by index, then the others.
     pub(crate) symbols: Vec<Symbol>,
     pub(crate) slots: BTreeMap<u64, Slot>,
@@ -155,14 +155,8 @@ impl Catalog {
         // Without a file, or with a stripped one, what is loaded must do.
         let local = local_symbols(loaded, maps).unwrap_or_default();
         add_local(&mut symbols, local);
-        let path = if loaded.is_main() {
-            std::fs::read_link(loaded.file()).unwrap_or_else(|_| loaded.path.clone())
-        } else {
-            loaded.path.clone()
-        };
         let mut catalog = Self {
-            path: path.into(),
-            soname: dynamic.soname,
+            path: loaded.real_path().into(),
             entries: join(&symbols, &eh_frame::read(loaded, maps), loaded),
             direct: DirectReturns::of(&symbols),
             symbols,
@@ -213,12 +207,8 @@ impl Catalog {
     }
 
     /// The last component of its path.
-    pub(crate) fn file_name(&self) -> String {
-        self.path
-            .file_name()
-            .unwrap_or(self.path.as_os_str())
-            .to_string_lossy()
-            .into()
+    pub(crate) fn file_name(&self) -> Box<str> {
+        names::file_name(&self.path)
     }
 
     /// Looks at how each function begins.

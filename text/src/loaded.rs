@@ -10,6 +10,7 @@
     reason = "dl_iterate_phdr, dlopen, dlsym, and a lock that is held across fork"
 )]
 
+use std::borrow::Cow;
 use std::ffi::{CStr, OsStr, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::os::unix::ffi::OsStrExt;
@@ -290,6 +291,15 @@ impl Loaded {
     /// Whether it is the main program.
     pub(crate) fn is_main(&self) -> bool {
         self.path.as_os_str() == MAIN
+    }
+
+    /// Where its file was when it was loaded.
+    pub(crate) fn real_path(&self) -> Cow<'_, Path> {
+        let read = self.is_main().then(|| std::fs::read_link(self.file()));
+        match read {
+            Some(Ok(path)) => Cow::Owned(path),
+            _ => Cow::Borrowed(&self.path),
+        }
     }
 
     /// The path by which its file can be opened now.

@@ -10,6 +10,7 @@
 //! "Shared Object Dependencies".
 
 use std::ffi::CString;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::addr::RxAddr;
@@ -49,31 +50,28 @@ pub fn find_symbol(object: Option<&str>, name: &str) -> Result<RxAddr, TextError
 /// As [`find_symbol`].
 pub fn look_symbol(object: Option<&str>, name: &str) -> Result<Lookup<RxAddr>, TextError> {
     state::watch_forks()?;
-    let objects: Vec<(Arc<Loaded>, Arc<Catalog>)> = Loaded::all()
-        .into_iter()
-        .map(|loaded| {
-            let catalog = Catalog::of(&loaded)?;
-            Ok((loaded, catalog))
-        })
-        .collect::<Result<_, TextError>>()?;
-    let is_meant = |(_, catalog): &&(Arc<Loaded>, Arc<Catalog>)| {
-        object.is_none_or(|object| is_called(catalog, object))
+    let all = Loaded::all();
+    let meant = match object {
+        Some(object) => called(&all, object)?,
+        None => all.clone(),
     };
-    let meant: Vec<&(Arc<Loaded>, Arc<Catalog>)> = objects.iter().filter(is_meant).collect();
     if let (Some(object), true) = (object, meant.is_empty()) {
         return Err(TextError::ObjectNotLoaded {
             object: object.into(),
-            loaded: objects.iter().map(|(_, c)| c.file_name().into()).collect(),
+            loaded: all.iter().map(|o| file_name(&o.real_path())).collect(),
         });
     }
+    // One after the other: most of what is loaded need not be read.
     for reach in [Reach::Exported, Reach::Local] {
-        for (loaded, catalog) in &meant {
-            if let Some(symbol) = defined(catalog, name, reach)? {
-                return function(symbol, loaded, catalog);
+        for loaded in &meant {
+            let catalog = Catalog::of(loaded)?;
+            if let Some(symbol) = defined(&catalog, name, reach)? {
+                return function(symbol, loaded, &catalog);
             }
         }
     }
-    Err(not_found(object, name, &meant))
+    let meant: Result<Vec<_>, _> = meant.iter().map(Catalog::of).collect();
+    Err(not_found(object, name, &meant?))
 }
 
 /// A name for the dynamic linker.
@@ -81,16 +79,46 @@ pub(crate) fn c_string(name: &str) -> Option<CString> {
     CString::new(name).ok()
 }
 
-fn is_called(catalog: &Catalog, object: &str) -> bool {
-    if object.contains('/') {
-        return catalog.path.ends_with(object.trim_start_matches('/'))
-            && (!object.starts_with('/') || catalog.path.as_os_str() == object);
+/// Those of `all` that are called `object`.
+fn called(all: &[Arc<Loaded>], object: &str) -> Result<Vec<Arc<Loaded>>, TextError> {
+    let mut maps = None;
+    let mut called = Vec::new();
+    for loaded in all {
+        if !is_path_called(&loaded.real_path(), object) {
+            if object.contains('/') {
+                continue;
+            }
+            let maps = match &mut maps {
+                Some(maps) => maps,
+                none => none.insert(ProcMaps::read()?),
+            };
+            let soname = dynamic::soname(loaded, maps);
+            if !soname.is_some_and(|name| begins_with(&name, object)) {
+                continue;
+            }
+        }
+        called.push(Arc::clone(loaded));
     }
-    let begins = |name: &str| {
-        let rest = name.strip_prefix(object);
-        !object.is_empty() && rest.is_some_and(|r| r.is_empty() || r.starts_with(['.', '-']))
-    };
-    begins(&catalog.file_name()) || catalog.soname.as_deref().is_some_and(begins)
+    Ok(called)
+}
+
+fn is_path_called(path: &Path, object: &str) -> bool {
+    if object.contains('/') {
+        return path.ends_with(object.trim_start_matches('/'))
+            && (!object.starts_with('/') || path.as_os_str() == object);
+    }
+    begins_with(&file_name(path), object)
+}
+
+fn begins_with(name: &str, object: &str) -> bool {
+    let rest = name.strip_prefix(object);
+    !object.is_empty() && rest.is_some_and(|r| r.is_empty() || r.starts_with(['.', '-']))
+}
+
+/// The last component of a path.
+pub(crate) fn file_name(path: &Path) -> Box<str> {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into()
 }
 
 /// The symbol of this name that is defined; functions of the same name in several files of an
@@ -108,7 +136,7 @@ fn defined<'a>(
     if found.any(|other| other.addr != first.addr) {
         return Err(TextError::AmbiguousSymbol {
             symbol: name.into(),
-            object: catalog.file_name().into(),
+            object: catalog.file_name(),
         });
     }
     Ok(Some(first))
@@ -122,7 +150,7 @@ fn function(
     if !is_code(symbol.kind, symbol.addr, catalog) {
         return Err(TextError::SymbolIsData {
             symbol: symbol.name.clone(),
-            object: catalog.file_name().into(),
+            object: catalog.file_name(),
         });
     }
     match symbol.kind {
@@ -141,7 +169,7 @@ fn chosen(
 ) -> Result<Lookup<RxAddr>, TextError> {
     let otherwise = TextError::UnknownChoice {
         symbol: symbol.name.clone(),
-        object: catalog.file_name().into(),
+        object: catalog.file_name(),
     };
     let is_its = |(_, what): &(&u64, &Slot)| **what == Slot::Chosen(symbol.addr);
     if let Some((slot, _)) = catalog.slots.iter().find(is_its) {
@@ -161,19 +189,15 @@ fn chosen(
     }
 }
 
-fn not_found(
-    object: Option<&str>,
-    name: &str,
-    meant: &[&(Arc<Loaded>, Arc<Catalog>)],
-) -> TextError {
+fn not_found(object: Option<&str>, name: &str, meant: &[Arc<Catalog>]) -> TextError {
     let is_used = |c: &Catalog| c.named(name).next().is_some();
-    if let (Some(_), Some((_, user))) = (object, meant.iter().find(|(_, c)| is_used(c))) {
+    if let (Some(_), Some(user)) = (object, meant.iter().find(|c| is_used(c))) {
         return TextError::SymbolUndefined {
             symbol: name.into(),
-            object: user.file_name().into(),
+            object: user.file_name(),
         };
     }
-    let known = meant.iter().flat_map(|(_, catalog)| {
+    let known = meant.iter().flat_map(|catalog| {
         let is_named = |s: &&Symbol| is_code(s.kind, s.addr, catalog);
         catalog.symbols.iter().filter(is_named).map(|s| &*s.name)
     });

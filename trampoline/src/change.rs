@@ -26,7 +26,7 @@ use symbols::{CodeInfo, Published, Symbol, Tools};
 use text::{Detour, Look, Lookup, PadWords, RxAddr, RxRange, Switch, WordPatch};
 
 use crate::domain::{LinkId, State};
-use crate::entry::{self, Entry, Found, JAL_REACH_BYTES, Mover, Stub, Traps};
+use crate::entry::{self, Entry, Found, JAL_REACH_BYTES, Mover, Traps};
 use crate::error::TrampError;
 use crate::image::{ImageCode, ImageSpec};
 use crate::life::{Exit, Image, Inflight, Retired, Runs, What};
@@ -201,9 +201,7 @@ impl<'a> Maker<'a> {
             }
             Lookup::Known(Found::Func(found)) if found.entry == func => {
                 let stub = mover.stub(&found, traps)?;
-                let Stub { buf, words, entry } = stub;
-                let chain = entry::takes_chain(&found, mover.look)?;
-                Ok((entry, Some((buf, words)), chain))
+                Ok((stub.entry, Some((stub.buf, stub.words)), stub.takes_chain))
             }
             Lookup::Known(Found::Func(found)) => Err(TrampError::LeadsElsewhere {
                 func,
@@ -230,7 +228,7 @@ impl<'a> Maker<'a> {
         // Jumps to the function are longest when it is far away; literals are aligned alike in
         // every chunk.
         let far = goal.entry.resume().get().wrapping_add(REACH_BYTES / 2) & !63;
-        let image = spec.assemble()?;
+        let mut image = spec.assemble()?;
         let mut buf = self.room_for_image(goal, image.size_at(far)?)?;
         let code = image.finish(buf.rx().start.get())?;
         buf.rw()[..code.bytes.len()].copy_from_slice(&code.bytes);

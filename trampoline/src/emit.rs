@@ -44,7 +44,7 @@ impl Emit {
     }
 
     /// The length of the code for `base`.
-    pub(crate) fn size_at(&self, base: u64) -> Result<usize, AsmError> {
+    pub(crate) fn size_at(&mut self, base: u64) -> Result<usize, AsmError> {
         self.asm.size_at(base)
     }
 

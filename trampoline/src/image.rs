@@ -335,7 +335,7 @@ pub(crate) struct Assembled<'a> {
 
 impl Assembled<'_> {
     /// Its length at `base`, in bytes.
-    pub(crate) fn size_at(&self, base: u64) -> Result<usize, TrampError> {
+    pub(crate) fn size_at(&mut self, base: u64) -> Result<usize, TrampError> {
         let size = self.e.size_at(base);
         size.map_err(|source| self.spec.layout(source))
     }

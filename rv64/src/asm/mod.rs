@@ -107,6 +107,8 @@ pub struct Asm {
     scratch: Option<Reg>,
     /// Whether the last item may not grow, because a label stands at its end.
     sealed: bool,
+    /// Whether the literals have been appended.
+    closed: bool,
     error: Option<AsmError>,
 }
 
@@ -124,6 +126,7 @@ impl Asm {
             bases: Vec::new(),
             scratch: None,
             sealed: false,
+            closed: false,
             error: None,
         }
     }
@@ -314,12 +317,12 @@ impl Asm {
         layout::Layout::bound(&all)
     }
 
-    /// The length of the code for `base`, in bytes.
+    /// The length of the code for `base`, in bytes. Nothing may be appended afterwards.
     ///
     /// # Errors
     /// As [`Asm::finish`].
-    pub fn size_at(&self, base: u64) -> Result<usize, AsmError> {
-        let layout = self.clone().settle(base)?;
+    pub fn size_at(&mut self, base: u64) -> Result<usize, AsmError> {
+        let layout = self.settle(base)?;
         Ok(layout.size() as usize)
     }
 
@@ -376,9 +379,10 @@ impl Asm {
 
     /// Appends the literals and binds their labels.
     fn close(&mut self) {
-        if self.literals.is_empty() {
+        if self.literals.is_empty() || self.closed {
             return;
         }
+        self.closed = true;
         self.push(Item::PoolAlign);
         for index in 0..self.literals.len() {
             let label = self.literals[index].label;
