@@ -64,6 +64,7 @@ fn compile_functions() {
         "c/twice.c",
         "c/pads.S",
         "c/gate.S",
+        "c/many.S",
     ]);
     build.compile("testlib_functions");
     // As distributions compile.

@@ -80,6 +80,13 @@ impl PackAlloc {
         })
     }
 
+    /// Whether no room `near` was found lately, so that [`Self::alloc`] will not look for it; what
+    /// packs have left is looked at by that alone.
+    #[must_use]
+    pub fn has_none_near(&self, near: Near) -> bool {
+        self.owner.with_state(|state| state.has_none_near(near))
+    }
+
     /// Copies the buffer to where it runs; when this returns every hart fetches it.
     ///
     /// # Errors
@@ -283,6 +290,52 @@ pub(crate) struct State {
     nr_live: usize,
     requested_bytes: usize,
     occupied_bytes: usize,
+    none_near: NoneNear,
+}
+
+/// Where no pack could be mapped within a jump's reach: what was looked for in all mappings is not
+/// looked for again by each of thousands of neighbours. What becomes free is found after a while,
+/// and until then a longer jump does. 16 bytes for each 64 KiB of text.
+#[derive(Default)]
+struct NoneNear(BTreeMap<u64, u32>);
+
+impl NoneNear {
+    /// What reaches further is not remembered: to have no room there is an error.
+    const MOST_REACH_BYTES: u64 = 1 << 20;
+    const STRETCH_BYTES: u64 = 64 << 10;
+    /// As often it is taken for granted.
+    const TIMES: u32 = 1000;
+
+    fn key(near: Near) -> Option<u64> {
+        match near {
+            Near::Within { of, reach_bytes } if reach_bytes <= Self::MOST_REACH_BYTES => {
+                Some(of.get() / Self::STRETCH_BYTES)
+            }
+            Near::Within { .. } | Near::Anywhere => None,
+        }
+    }
+
+    fn holds(&mut self, near: Near) -> bool {
+        let Some(times) = Self::key(near).and_then(|key| self.0.get_mut(&key)) else {
+            return false;
+        };
+        *times = times.saturating_sub(1);
+        *times > 0
+    }
+
+    fn note(&mut self, ask: &Ask, error: &PackError) {
+        if let (Some(key), PackError::OutOfReach { .. }) = (Self::key(ask.near), error) {
+            self.0.insert(key, Self::TIMES);
+        }
+    }
+}
+
+fn out_of_reach(ask: &Ask) -> PackError {
+    match ask.near {
+        Near::Within { of, reach_bytes } => PackError::OutOfReach { of, reach_bytes },
+        // Cannot be: anywhere there is room.
+        Near::Anywhere => PackError::LimitReached { limit: 0 },
+    }
 }
 
 impl State {
@@ -293,11 +346,23 @@ impl State {
         }
     }
 
+    fn has_none_near(&mut self, near: Near) -> bool {
+        let has_chunks = |pack: &Pack| !pack.window(near).is_empty();
+        !self.packs.values().any(has_chunks) && self.none_near.holds(near)
+    }
+
     fn lease(&mut self, ask: &Ask, owner: &Arc<Owner>) -> Result<Lease, PackError> {
         let found = self.packs.values_mut().find_map(|pack| pack.take(ask));
         let (code, occupied) = match found {
             Some(found) => found,
-            None => self.take_from_new_pack(ask)?,
+            None if self.none_near.holds(ask.near) => return Err(out_of_reach(ask)),
+            None => {
+                let taken = self.take_from_new_pack(ask);
+                if let Err(error) = &taken {
+                    self.none_near.note(ask, error);
+                }
+                taken?
+            }
         };
         self.nr_live += 1;
         self.requested_bytes += code.len_bytes;
@@ -370,5 +435,33 @@ impl State {
             occupied_bytes: self.occupied_bytes,
             largest_free_run_bytes: largest.unwrap_or(0) * CHUNK_BYTES,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_there_is_no_room_is_looked_at_again_after_a_while() {
+        let of = text::RxAddr::new(0x40_0000);
+        let ask = |reach_bytes| Ask {
+            size_bytes: 64,
+            align_bytes: 64,
+            near: Near::Within { of, reach_bytes },
+        };
+        let (near, far) = (ask(NoneNear::MOST_REACH_BYTES), ask(1 << 31));
+        let mut none = NoneNear::default();
+        assert!(!none.holds(near.near));
+        none.note(&near, &PackError::LimitReached { limit: 1 });
+        assert!(
+            !none.holds(near.near),
+            "a limit is not where there is no room"
+        );
+        none.note(&near, &out_of_reach(&near));
+        none.note(&far, &out_of_reach(&far));
+        assert!(!none.holds(far.near), "what reaches far is not remembered");
+        let times = (0..2 * NoneNear::TIMES).take_while(|_| none.holds(near.near));
+        assert_eq!(times.count() as u32, NoneNear::TIMES - 1);
     }
 }

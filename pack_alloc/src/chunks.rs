@@ -95,31 +95,38 @@ impl Chunks {
             if run.end > end {
                 return None;
             }
-            let used = self.next(start, Fill::Used);
-            if used >= run.end {
-                return Some(run);
+            match self.next_before(start, run.end, Fill::Used) {
+                None => return Some(run),
+                Some(used) => at = used + 1,
             }
-            at = used + 1;
         }
     }
 
     /// The first chunk from `at` on that is free or used; the number of chunks if there is none.
     fn next(&self, at: usize, fill: Fill) -> usize {
+        self.next_before(at, self.nr_chunks, fill)
+            .unwrap_or(self.nr_chunks)
+    }
+
+    /// The first one before `end`; no more is looked at.
+    fn next_before(&self, at: usize, end: usize, fill: Fill) -> Option<usize> {
         let hits = |word: u64| match fill {
             Fill::Free => !word,
             Fill::Used => word,
         };
         let first = at / WORD_CHUNKS;
         let mut below = (1_u64 << (at % WORD_CHUNKS)) - 1;
-        for (index, &word) in self.words.iter().enumerate().skip(first) {
+        let words = self.words.get(first..end.div_ceil(WORD_CHUNKS))?;
+        for (index, &word) in words.iter().enumerate() {
             let found = hits(word) & !below;
             if found != 0 {
                 let bit = found.trailing_zeros() as usize;
-                return (index * WORD_CHUNKS + bit).min(self.nr_chunks);
+                let at = (first + index) * WORD_CHUNKS + bit;
+                return (at < end).then_some(at);
             }
             below = 0;
         }
-        self.nr_chunks
+        None
     }
 
     /// Sets or clears a run; gives how many chunks have changed.

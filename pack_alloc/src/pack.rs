@@ -117,12 +117,12 @@ impl Pack {
     }
 
     /// The chunks that lie wholly in reach.
-    fn window(&self, near: Near) -> Range<usize> {
+    pub(crate) fn window(&self, near: Near) -> Range<usize> {
         let (low, high) = near.bounds();
         let (start, chunk) = (self.rx().start.get(), CHUNK_BYTES as u64);
         let first = low.saturating_sub(start).div_ceil(chunk);
         let end = high.saturating_sub(start) / chunk;
-        first as usize..end as usize
+        first as usize..(end as usize).min(self.rx().len_bytes / CHUNK_BYTES)
     }
 }
 

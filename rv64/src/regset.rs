@@ -99,6 +99,12 @@ impl RegSet {
         Self(self.0 & !other.0)
     }
 
+    /// A bit for each integer register, by its number.
+    #[must_use]
+    pub const fn int_bits(self) -> u32 {
+        self.0 as u32
+    }
+
     /// The integer registers, in order of their numbers.
     pub fn iter(self) -> impl Iterator<Item = Reg> {
         Reg::ALL.into_iter().filter(move |reg| self.contains(*reg))

@@ -52,7 +52,22 @@ unsafe extern "C-unwind" {
     ) -> c_long;
 }
 
+/// How many functions [`tl_many`] begins.
+pub const MANY: usize = 10_000;
+/// The length of each in bytes.
+pub const MANY_BYTES: usize = 16;
+
+/// The `n`th of [`MANY`] functions with pads that return `a + b`.
+#[must_use]
+pub fn many(n: usize) -> *const () {
+    assert!(n < MANY, "there are {MANY}");
+    let first: unsafe extern "C" fn(c_long, c_long) -> c_long = tl_many;
+    (first as *const ()).wrapping_byte_add(n * MANY_BYTES)
+}
+
 unsafe extern "C" {
+    /// `a + b`; the first of [`MANY`] that lie behind each other.
+    pub safe fn tl_many(a: c_long, b: c_long) -> c_long;
     /// `a + b`, wrapping is undefined.
     pub safe fn tl_add2(a: c_int, b: c_int) -> c_int;
     /// `a + 2b + … + 12l`: eight arguments in registers, four on the stack.

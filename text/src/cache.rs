@@ -1,6 +1,8 @@
 //! What has been read of loaded objects, so that it is read once.
 //!
-//! What was read of an object that has been closed since is dropped when its place is taken.
+//! What was read of an object that has been closed since is dropped when its place is taken. An object
+//! that is asked of costs 56 bytes and the name for each of its symbols, 16 more once a name is looked
+//! for, 48 for each function, 24 for each slot through which it calls, and 16 for each entry pad.
 //!
 //! Key type: [`Cache`]. Neighbours: `object`, `catalog` and `unchanged`, which fill it; `fork`
 //! keeps its lock.
@@ -10,6 +12,7 @@ use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
 use crate::catalog::Catalog;
+use crate::loaded::Objects;
 use crate::object::Object;
 use crate::stays::Staying;
 use crate::sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
@@ -17,6 +20,7 @@ use crate::unchanged::Compared;
 
 /// By what it was read for.
 pub(crate) struct Cache {
+    pub(crate) loaded: Option<Arc<Objects>>,
     pub(crate) objects: Vec<Arc<Object>>,
     pub(crate) catalogs: Vec<Arc<Catalog>>,
     pub(crate) compared: Vec<Compared>,
@@ -26,6 +30,7 @@ pub(crate) struct Cache {
 static CACHE: ForkMutex<Cache> = ForkMutex::const_new(
     <RawForkMutex as parking_lot::lock_api::RawMutex>::INIT,
     Cache {
+        loaded: None,
         objects: Vec::new(),
         catalogs: Vec::new(),
         compared: Vec::new(),

@@ -16,11 +16,11 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use object::{Object as _, ObjectSymbol, SymbolFlags};
 
-use crate::addr::RxAddr;
+use crate::addr::{RxAddr, RxRange};
 use crate::cache;
 use crate::caller::DirectReturns;
 use crate::dynamic::{self, Dynamic, RawSymbol, Slot};
@@ -29,8 +29,11 @@ use crate::error::TextError;
 use crate::file;
 use crate::func::{Convention, FuncKind};
 use crate::loaded::Loaded;
+use crate::names;
 use crate::object::{STO_RISCV_VARIANT_CC, with_file};
 use crate::proc_maps::ProcMaps;
+use crate::stub;
+use crate::sys;
 
 const STT_NOTYPE: u8 = 0;
 const STT_FUNC: u8 = 2;
@@ -86,6 +89,8 @@ pub(crate) struct Entry {
     pub(crate) len_bytes: Option<usize>,
     pub(crate) kind: FuncKind,
     pub(crate) conv: Convention,
+    /// Whether it begins as a stub does, or nothing is known of how it begins.
+    pub(crate) may_be_stub: bool,
     /// Which symbol names it.
     symbol: Option<usize>,
 }
@@ -104,14 +109,16 @@ pub(crate) enum At<'a> {
 /// What is known of the functions of a loaded object.
 #[derive(Debug)]
 pub(crate) struct Catalog {
-    loaded: Loaded,
+    loaded: Arc<Loaded>,
     pub(crate) path: Arc<Path>,
-    pub(crate) soname: Option<Box<str>>,
     /// The dynamic ones by index, then the others.
     pub(crate) symbols: Vec<Symbol>,
     pub(crate) slots: BTreeMap<u64, Slot>,
     /// In order of address, one for each.
     pub(crate) entries: Vec<Entry>,
+    /// The hashes of the symbols' names in order, each with the symbol's index; made when a name
+    /// is looked for. 16 bytes a symbol.
+    by_name: OnceLock<Vec<(u64, u32)>>,
     pub(crate) direct: DirectReturns,
 }
 
@@ -120,10 +127,9 @@ impl Catalog {
     ///
     /// # Errors
     /// [`TextError::Map`] when the mappings of this process cannot be read.
-    pub(crate) fn of(loaded: &Loaded) -> Result<Arc<Self>, TextError> {
-        let is_it = |c: &&Arc<Self>| c.loaded == *loaded;
-        if let Some(known) = cache::lock().catalogs.iter().find(is_it) {
-            return Ok(Arc::clone(known));
+    pub(crate) fn of(loaded: &Arc<Loaded>) -> Result<Arc<Self>, TextError> {
+        if let Some(known) = Self::known(loaded) {
+            return Ok(known);
         }
         // Mappings that were read earlier may lack those of the object.
         let catalog = Arc::new(Self::read(loaded, &ProcMaps::read()?));
@@ -133,7 +139,13 @@ impl Catalog {
         Ok(catalog)
     }
 
-    fn read(loaded: &Loaded, maps: &ProcMaps) -> Self {
+    /// The one that has been read.
+    pub(crate) fn known(loaded: &Arc<Loaded>) -> Option<Arc<Self>> {
+        let is_it = |c: &&Arc<Self>| Arc::ptr_eq(&c.loaded, loaded) || *c.loaded == **loaded;
+        cache::lock().catalogs.iter().find(is_it).cloned()
+    }
+
+    fn read(loaded: &Arc<Loaded>, maps: &ProcMaps) -> Self {
         let dynamic = Dynamic::read(loaded, maps);
         let mut symbols: Vec<Symbol> = dynamic
             .symbols
@@ -143,21 +155,17 @@ impl Catalog {
         // Without a file, or with a stripped one, what is loaded must do.
         let local = local_symbols(loaded, maps).unwrap_or_default();
         add_local(&mut symbols, local);
-        let path = if loaded.is_main() {
-            std::fs::read_link(&loaded.path).unwrap_or_else(|_| loaded.path.clone())
-        } else {
-            loaded.path.clone()
-        };
         let mut catalog = Self {
-            path: path.into(),
-            soname: dynamic.soname,
+            path: loaded.real_path().into(),
             entries: join(&symbols, &eh_frame::read(loaded, maps), loaded),
             direct: DirectReturns::of(&symbols),
             symbols,
             slots: dynamic.slots,
-            loaded: loaded.clone(),
+            by_name: OnceLock::new(),
+            loaded: Arc::clone(loaded),
         };
         catalog.name_chosen(maps);
+        catalog.find_stubs(maps);
         catalog
     }
 
@@ -177,18 +185,47 @@ impl Catalog {
         }
     }
 
+    /// The symbols of this name, in their order.
+    pub(crate) fn named<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Symbol> {
+        let by_name = self.by_name.get_or_init(|| {
+            let hashes = self.symbols.iter().map(|s| hash(&s.name));
+            let mut all: Vec<(u64, u32)> = hashes.zip(0..).collect();
+            all.sort_unstable();
+            all
+        });
+        let wanted = hash(name);
+        let first = by_name.partition_point(|(hash, _)| *hash < wanted);
+        let same = by_name[first..].iter();
+        let same = same.take_while(move |(hash, _)| *hash == wanted);
+        same.map(|(_, i)| &self.symbols[*i as usize])
+            .filter(move |s| *s.name == *name)
+    }
+
     /// The name of a function.
     pub(crate) fn name(&self, entry: &Entry) -> Option<&str> {
         entry.symbol.map(|i| &*self.symbols[i].name)
     }
 
     /// The last component of its path.
-    pub(crate) fn file_name(&self) -> String {
-        self.path
-            .file_name()
-            .unwrap_or(self.path.as_os_str())
-            .to_string_lossy()
-            .into()
+    pub(crate) fn file_name(&self) -> Box<str> {
+        names::file_name(&self.path)
+    }
+
+    /// Looks at how each function begins.
+    fn find_stubs(&mut self, maps: &ProcMaps) {
+        let executed = self
+            .loaded
+            .executed()
+            .filter(|range| maps.is_readable(*range));
+        let executed: Vec<RxRange> = executed.collect();
+        for entry in &mut self.entries {
+            let first = RxRange::new(entry.start, 8);
+            if executed.iter().any(|range| range.contains_range(&first)) {
+                let mut bytes = [0; 8];
+                sys::read_text(entry.start, &mut bytes);
+                entry.may_be_stub = stub::may_begin_with(u64::from_le_bytes(bytes));
+            }
+        }
     }
 
     /// Functions that others have chosen bear their names, unless they have one of their own.
@@ -215,6 +252,12 @@ impl Catalog {
             }
         }
     }
+}
+
+/// FNV-1a.
+fn hash(name: &str) -> u64 {
+    let add = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    name.as_bytes().iter().fold(0xcbf2_9ce4_8422_2325, add)
 }
 
 impl Symbol {
@@ -383,6 +426,7 @@ fn entries(known: &BTreeMap<u64, Known>, symbols: &[Symbol]) -> Vec<Entry> {
             len_bytes: (end > *start).then(|| (end - start) as usize),
             kind: kind_of(at, symbols),
             conv: at.symbol.map_or(Convention::Standard, |i| symbols[i].conv),
+            may_be_stub: true,
             // The name of one that chooses is that of what it has chosen.
             symbol: at.symbol.filter(|i| symbols[*i].kind != SymbolKind::Ifunc),
         });

@@ -76,8 +76,6 @@ pub(crate) struct Dynamic {
     pub(crate) symbols: Vec<RawSymbol>,
     /// By address.
     pub(crate) slots: BTreeMap<u64, Slot>,
-    /// `DT_SONAME`.
-    pub(crate) soname: Option<Box<str>>,
 }
 
 impl Dynamic {
@@ -95,9 +93,21 @@ impl Dynamic {
         Self {
             symbols: tags.symbols(&text).unwrap_or_default(),
             slots: tags.slots(),
-            soname: tags.values.get(&tag::SONAME).and_then(|off| text(*off)),
         }
     }
+}
+
+/// `DT_SONAME`.
+pub(crate) fn soname(object: &Loaded, maps: &ProcMaps) -> Option<String> {
+    let tags = Tags::read(object, maps)?;
+    let off = *tags.values.get(&tag::SONAME)?;
+    let strings = tags.address(tag::STRTAB)?;
+    let end = strings.checked_add(*tags.values.get(&tag::STRSZ)?)?;
+    let at = strings.checked_add(off)?;
+    // No name of a file is longer.
+    let len_bytes = end.checked_sub(at)?.min(256);
+    let span = Span::at(at, len_bytes as usize, maps)?;
+    Some(String::from_utf8_lossy(span.text(at)?).into_owned())
 }
 
 /// Whether the dynamic linker has changed the object's text.

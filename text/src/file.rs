@@ -38,13 +38,13 @@ pub(crate) fn open(loaded: &Loaded, maps: &ProcMaps) -> Result<File, TextError> 
     let Some(mapped) = mapping_of(loaded, maps) else {
         // Of no file (the vDSO), or an emulator shows it otherwise. A relative path means nothing.
         return match loaded.path.is_absolute() {
-            true => open_regular(&loaded.path).map_err(|e| loaded.io_error(&e)),
+            true => open_regular(loaded.file()).map_err(|e| loaded.io_error(&e)),
             false => Err(loaded.error("it was loaded from no file")),
         };
     };
     let kernels = path_of(mapped);
     let mut error = None;
-    for path in [Some(loaded.path.as_path()), kernels].into_iter().flatten() {
+    for path in [Some(loaded.file()), kernels].into_iter().flatten() {
         match open_regular(path) {
             Ok(file) if is_of(mapped, &file) => return Ok(file),
             Ok(_) => {}

@@ -18,6 +18,8 @@ use crate::error::TextError;
 use crate::loaded::Loaded;
 use crate::look::Look;
 use crate::names::c_string;
+use crate::object;
+use crate::pad;
 use crate::proc_maps::ProcMaps;
 use crate::question::{Lookup, Question, Scopes};
 use crate::span::Span;
@@ -145,6 +147,27 @@ impl Func {
     }
 }
 
+/// Whether, as far as is known already, a function that can be hooked starts at `addr`, which is no
+/// stub: nothing but its first instructions is read. `false` says nothing.
+#[must_use]
+pub fn is_entry(addr: RxAddr) -> bool {
+    let Some(loaded) = Loaded::find(addr) else {
+        return false;
+    };
+    let (Some(catalog), Some(object)) = (Catalog::known(&loaded), object::known(&loaded)) else {
+        return false;
+    };
+    let is_function = match catalog.at(addr) {
+        At::Start(entry) => {
+            entry.kind == FuncKind::Called
+                && entry.conv == Convention::Standard
+                && !entry.may_be_stub
+        }
+        At::Inside(_) | At::Nothing => false,
+    };
+    is_function && pad::is_untaken(&object, addr)
+}
+
 /// What is at `addr`: see [`Look::func`].
 pub(crate) fn find_by(addr: RxAddr, maps: &ProcMaps) -> Result<Lookup<Func>, TextError> {
     let mut at = addr;
@@ -174,7 +197,7 @@ fn too_many_stubs(addr: RxAddr) -> TextError {
 fn target_of(
     addr: RxAddr,
     catalog: &Catalog,
-    loaded: &Loaded,
+    loaded: &Arc<Loaded>,
     maps: &ProcMaps,
 ) -> Result<Option<Lookup<RxAddr>>, TextError> {
     let Some(slot) = words_at(addr, maps).and_then(|words| stub::slot_of(addr, words)) else {
@@ -198,7 +221,7 @@ fn bind(
     addr: RxAddr,
     slot: Slot,
     catalog: &Catalog,
-    loaded: &Loaded,
+    loaded: &Arc<Loaded>,
 ) -> Result<Question, TextError> {
     let symbol = match slot {
         Slot::Symbol(i) => catalog.symbols.get(i as usize),
@@ -212,7 +235,7 @@ fn bind(
         return Err(otherwise);
     };
     Ok(Question {
-        object: loaded.clone(),
+        object: Arc::clone(loaded),
         scopes: Scopes::GlobalThenObject,
         name,
         version: symbol.version.as_deref().and_then(c_string),

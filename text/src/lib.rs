@@ -89,7 +89,8 @@ pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all, undi
 pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
 pub use fork::{ForkHandlers, at_fork, come_before_allocators};
-pub use func::{Convention, Func, FuncKind, find_symbol, look_symbol};
+pub use func::{Convention, Func, FuncKind, find_symbol, is_entry, look_symbol};
+pub use loaded::segment_of;
 pub use look::Look;
 pub use map::{Backing, CodeMap, Place};
 pub use namespaces::Namespace;

@@ -1,5 +1,8 @@
 //! What the dynamic linker has loaded, and what it finds under a name.
 //!
+//! What it has loaded is read anew when it has opened or closed something, which it counts; a few
+//! hundred bytes an object are kept.
+//!
 //! Key types: [`Loaded`], [`Scope`]. Neighbours: `object` and `catalog` read what is found here;
 //! `fork` keeps the lock. Source: `dl_iterate_phdr(3)`, `dlopen(3)`, `dlsym(3)`.
 #![expect(
@@ -7,13 +10,16 @@
     reason = "dl_iterate_phdr, dlopen, dlsym, and a lock that is held across fork"
 )]
 
+use std::borrow::Cow;
 use std::ffi::{CStr, OsStr, c_int, c_void};
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::addr::{RxAddr, RxRange};
+use crate::cache;
 use crate::error::TextError;
 use crate::namespaces::{self, Mapped, Namespace};
 use crate::sync::{ForkMutex, RawForkMutex};
@@ -51,6 +57,19 @@ pub(crate) struct Header {
     pub(crate) memsz: u64,
 }
 
+impl Header {
+    fn new(ph: &libc::Elf64_Phdr) -> Self {
+        Self {
+            kind: ph.p_type,
+            flags: ph.p_flags,
+            offset: ph.p_offset,
+            vaddr: ph.p_vaddr,
+            filesz: ph.p_filesz,
+            memsz: ph.p_memsz,
+        }
+    }
+}
+
 /// What the dynamic linker says of an object. Two that are equal are the same object, with
 /// nothing closed in between.
 #[derive(Clone, Eq, PartialEq, Debug)]
@@ -78,36 +97,198 @@ impl Deref for Info {
     }
 }
 
-/// The main program's file.
-fn main_file() -> &'static str {
-    match std::fs::read_link(MAIN) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => MAIN_OF_THREAD,
-        _ => MAIN,
+/// All that is loaded.
+#[derive(Debug)]
+pub(crate) struct Objects {
+    changes: Changes,
+    /// In order of loading: the main program, then what it needs; behind them those of other
+    /// namespaces.
+    pub(crate) all: Vec<Arc<Loaded>>,
+    /// The loaded segments by their first addresses, each with the index of its object. They do
+    /// not overlap.
+    segments: Vec<(RxRange, usize)>,
+}
+
+/// How many objects had been opened and closed: when one of both differs, so may all that is
+/// loaded.
+#[derive(Copy, Clone, Eq, PartialEq, Debug, Default)]
+struct Changes {
+    opened: u64,
+    closed: u64,
+}
+
+impl Changes {
+    fn of(info: &libc::dl_phdr_info) -> Self {
+        Self {
+            opened: info.dlpi_adds,
+            closed: info.dlpi_subs,
+        }
     }
+
+    /// Asks for the first object alone.
+    fn now() -> Self {
+        unsafe extern "C" fn first(
+            info: *mut libc::dl_phdr_info,
+            _size: libc::size_t,
+            changes: *mut c_void,
+        ) -> c_int {
+            // SAFETY: the dynamic linker passes a live structure.
+            let now = Changes::of(unsafe { &*info });
+            // SAFETY: it is that of `now`, below.
+            unsafe { changes.cast::<Changes>().write(now) };
+            1
+        }
+        let mut changes = Self::default();
+        let _asking = ASKING.lock();
+        // SAFETY:
+        // 1. `first` has the type that the call wants and does not unwind.
+        // 2. `changes` outlives the call and nobody else uses it meanwhile.
+        unsafe { libc::dl_iterate_phdr(Some(first), (&raw mut changes).cast::<c_void>()) };
+        changes
+    }
+}
+
+impl Objects {
+    /// Those of now. One look at a counter, unless it has changed.
+    ///
+    /// Nothing is allocated or freed under a lock: a hook of the allocator may come here.
+    pub(crate) fn now() -> Arc<Self> {
+        let changes = Changes::now();
+        let known = cache::lock().loaded.clone();
+        if let Some(known) = known.filter(|known| known.changes == changes) {
+            return known;
+        }
+        let read = Arc::new(Self::read());
+        let before = cache::lock().loaded.replace(Arc::clone(&read));
+        drop(before);
+        read
+    }
+
+    fn read() -> Self {
+        let (changes, all) = Raw::read();
+        let mut segments = Vec::new();
+        for (i, object) in all.iter().enumerate() {
+            segments.extend(object.loads().map(|h| (object.range_of(h), i)));
+        }
+        // Of the same address the object that was loaded first comes last, and is found.
+        segments.sort_by_key(|(range, i)| (range.start, std::cmp::Reverse(*i)));
+        Self {
+            changes,
+            all,
+            segments,
+        }
+    }
+
+    /// The object that holds `addr` in a segment of it, and that segment.
+    pub(crate) fn find(&self, addr: RxAddr) -> Option<(usize, RxRange)> {
+        let after = self.segments.partition_point(|(r, _)| r.start <= addr);
+        let (range, i) = self.segments.get(after.checked_sub(1)?)?;
+        range.contains(addr).then_some((*i, *range))
+    }
+}
+
+/// What the dynamic linker says of all objects, in memory that was there before it was asked.
+#[derive(Default)]
+struct Raw {
+    changes: Changes,
+    /// Of each object its base, the end of its name and that of its headers, and where it is.
+    objects: Vec<(u64, usize, usize, Namespace)>,
+    names: Vec<u8>,
+    headers: Vec<Header>,
+    /// How much there is of each.
+    needed: [usize; 3],
+}
+
+impl Raw {
+    fn read() -> (Changes, Vec<Arc<Loaded>>) {
+        let mut raw = Self::default();
+        while !raw.fill() {}
+        let (mut name_at, mut header_at) = (0, 0);
+        let objects = raw
+            .objects
+            .iter()
+            .map(|&(base, name_end, headers_end, namespace)| {
+                let name = &raw.names[name_at..name_end];
+                let headers = raw.headers[header_at..headers_end].to_vec();
+                (name_at, header_at) = (name_end, headers_end);
+                let closed = raw.changes.closed;
+                Arc::new(Loaded::new(base, name, headers, namespace, closed))
+            });
+        (raw.changes, objects.collect())
+    }
+
+    /// Whether there was room for all.
+    fn fill(&mut self) -> bool {
+        self.objects.clear();
+        self.names.clear();
+        self.headers.clear();
+        self.objects.reserve(self.needed[0]);
+        self.names.reserve(self.needed[1]);
+        self.headers.reserve(self.needed[2]);
+        self.needed = [0; 3];
+        iterate(&mut |info| {
+            self.add(info);
+            None
+        });
+        self.objects.len() == self.needed[0]
+    }
+
+    fn add(&mut self, info: &Info) {
+        self.changes = Changes::of(info);
+        let Some((name, headers)) = parts(info) else {
+            return;
+        };
+        self.needed[0] += 1;
+        self.needed[1] += name.len();
+        self.needed[2] += headers.len();
+        let has_room = self.needed[0] <= self.objects.capacity()
+            && self.needed[1] <= self.names.capacity()
+            && self.needed[2] <= self.headers.capacity();
+        if has_room {
+            self.names.extend_from_slice(name);
+            self.headers.extend(headers.iter().map(Header::new));
+            let (name_end, headers_end) = (self.names.len(), self.headers.len());
+            let ends = (info.dlpi_addr, name_end, headers_end, info.namespace);
+            self.objects.push(ends);
+        }
+    }
+}
+
+/// The name and the program headers of an object.
+fn parts(info: &Info) -> Option<(&[u8], &[libc::Elf64_Phdr])> {
+    if info.dlpi_phdr.is_null() {
+        return None;
+    }
+    // SAFETY: the structure says how many headers there are, and they are loaded.
+    let phdrs = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
+    let name = if info.dlpi_name.is_null() {
+        &[]
+    } else {
+        // SAFETY: a name is a NUL-terminated string that lives as long as the object.
+        unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes()
+    };
+    let has_none = name.is_empty() && info.namespace.is_other();
+    (!has_none).then_some((name, phdrs))
+}
+
+/// The loaded segment that holds `addr`; `None` where no object has one there.
+#[must_use]
+pub fn segment_of(addr: RxAddr) -> Option<RxRange> {
+    Objects::now().find(addr).map(|(_, range)| range)
 }
 
 impl Loaded {
     /// The object that holds `addr` in a segment of it.
-    pub(crate) fn find(addr: RxAddr) -> Option<Self> {
-        let mut found = None;
-        iterate(&mut |info| {
-            let object = Self::read(info)?;
-            object.segment_of(addr)?;
-            found = Some(object);
-            Some(())
-        });
-        found
+    pub(crate) fn find(addr: RxAddr) -> Option<Arc<Self>> {
+        let objects = Objects::now();
+        let (i, _) = objects.find(addr)?;
+        Some(Arc::clone(&objects.all[i]))
     }
 
     /// All objects, in order of loading: the main program, then what it needs; behind them those of
     /// other namespaces.
-    pub(crate) fn all() -> Vec<Self> {
-        let mut all = Vec::new();
-        iterate(&mut |info| {
-            all.extend(Self::read(info));
-            None
-        });
-        all
+    pub(crate) fn all() -> Vec<Arc<Self>> {
+        Objects::now().all.clone()
     }
 
     /// Visits all objects. None is closed meanwhile.
@@ -121,45 +302,59 @@ impl Loaded {
     }
 
     fn read(info: &Info) -> Option<Self> {
-        if info.dlpi_phdr.is_null() {
-            return None;
-        }
-        // SAFETY: the structure says how many headers there are, and they are loaded.
-        let phdrs = unsafe { std::slice::from_raw_parts(info.dlpi_phdr, info.dlpi_phnum.into()) };
-        let name = if info.dlpi_name.is_null() {
-            &[]
-        } else {
-            // SAFETY: a name is a NUL-terminated string that lives as long as the object.
-            unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes()
-        };
-        if name.is_empty() && info.namespace.is_other() {
-            return None;
-        }
+        let (name, headers) = parts(info)?;
+        let headers = headers.iter().map(Header::new).collect();
+        Some(Self::new(
+            info.dlpi_addr,
+            name,
+            headers,
+            info.namespace,
+            Changes::of(info).closed,
+        ))
+    }
+
+    fn new(
+        base: u64,
+        name: &[u8],
+        headers: Vec<Header>,
+        namespace: Namespace,
+        closed: u64,
+    ) -> Self {
         let path = if name.is_empty() {
-            main_file().as_bytes()
+            MAIN.as_bytes()
         } else {
             name
         };
-        let header = |ph: &libc::Elf64_Phdr| Header {
-            kind: ph.p_type,
-            flags: ph.p_flags,
-            offset: ph.p_offset,
-            vaddr: ph.p_vaddr,
-            filesz: ph.p_filesz,
-            memsz: ph.p_memsz,
-        };
-        Some(Self {
-            base: info.dlpi_addr,
+        Self {
+            base,
             path: Path::new(OsStr::from_bytes(path)).to_path_buf(),
-            headers: phdrs.iter().map(header).collect(),
-            namespace: info.namespace,
-            closed: info.dlpi_subs,
-        })
+            headers,
+            namespace,
+            closed,
+        }
     }
 
     /// Whether it is the main program.
     pub(crate) fn is_main(&self) -> bool {
-        self.path.as_os_str() == MAIN || self.path.as_os_str() == MAIN_OF_THREAD
+        self.path.as_os_str() == MAIN
+    }
+
+    /// Where its file was when it was loaded.
+    pub(crate) fn real_path(&self) -> Cow<'_, Path> {
+        let read = self.is_main().then(|| std::fs::read_link(self.file()));
+        match read {
+            Some(Ok(path)) => Cow::Owned(path),
+            _ => Cow::Borrowed(&self.path),
+        }
+    }
+
+    /// The path by which its file can be opened now.
+    pub(crate) fn file(&self) -> &Path {
+        let is_gone = |e: std::io::Error| e.kind() == std::io::ErrorKind::NotFound;
+        match self.is_main() && std::fs::read_link(MAIN).is_err_and(is_gone) {
+            true => Path::new(MAIN_OF_THREAD),
+            false => &self.path,
+        }
     }
 
     /// Where a segment is in memory.
@@ -195,6 +390,12 @@ impl Loaded {
     pub(crate) fn is_executed(&self, addr: RxAddr) -> bool {
         self.loads()
             .any(|h| h.flags & libc::PF_X != 0 && self.range_of(h).contains(addr))
+    }
+
+    /// The segments that are executed.
+    pub(crate) fn executed(&self) -> impl Iterator<Item = RxRange> + '_ {
+        let executed = self.loads().filter(|h| h.flags & libc::PF_X != 0);
+        executed.map(|h| self.range_of(h))
     }
 
     fn loads(&self) -> impl Iterator<Item = &Header> {
@@ -327,5 +528,24 @@ impl Drop for Handle {
     fn drop(&mut self) {
         // SAFETY: the handle is ours and is given back once.
         unsafe { libc::dlclose(self.0) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_what_is_loaded() {
+        let here = RxAddr::new(what_is_kept_is_what_is_loaded as *const () as u64);
+        let own = segment_of(here).unwrap();
+        assert!(own.contains(here));
+        assert!(Loaded::find(here).unwrap().is_main());
+        let local = Box::new(0_u64);
+        let heap = RxAddr::new((&raw const *local).expose_provenance() as u64);
+        assert_eq!(segment_of(heap), None);
+        let (one, other) = (Objects::now(), Objects::read());
+        assert_eq!(one.all, other.all);
+        assert_eq!(one.segments, other.segments);
     }
 }

@@ -5,6 +5,8 @@
 //!
 //! Key type: [`Look`]. Neighbours: `pad`, `func`, `original`, `unchanged`, which answer.
 
+use std::sync::Arc;
+
 use crate::addr::{RxAddr, RxRange};
 use crate::caller::DirectReturn;
 use crate::catalog::{At, Catalog};
@@ -16,13 +18,14 @@ use crate::pad::Pad;
 use crate::proc_maps::ProcMaps;
 use crate::question::Lookup;
 use crate::state;
-use crate::unchanged;
+use crate::unchanged::{self, Files};
 
 /// What was mapped when it was made. It is for the questions of one moment: code that is asked of
 /// must stay mapped meanwhile, which whoever asks in order to hook it sees to anyway.
 #[derive(Debug)]
 pub struct Look {
     maps: ProcMaps,
+    files: Files,
 }
 
 impl Look {
@@ -34,6 +37,7 @@ impl Look {
         state::watch_forks()?;
         Ok(Self {
             maps: ProcMaps::read()?,
+            files: Files::default(),
         })
     }
 
@@ -77,8 +81,9 @@ impl Look {
             return Ok(Some(found));
         }
         let is_told = || loaded.segment_of(unwinder).is_some();
-        let is_near = |other: &Loaded| other.namespace.is_of(loaded.namespace);
-        let has_unwinder = |other: Loaded| Catalog::of(&other).map(|c| c.direct.has_unwinder());
+        let is_near = |other: &Arc<Loaded>| other.namespace.is_of(loaded.namespace);
+        let has_unwinder =
+            |other: Arc<Loaded>| Catalog::of(&other).map(|c| c.direct.has_unwinder());
         // Another namespace has an unwinder of its own, or none.
         let alone = if loaded.namespace.is_other() {
             let near = Loaded::all().into_iter().filter(is_near);
@@ -107,6 +112,6 @@ impl Look {
     /// [`TextError::Unmapped`],
     /// [`TextError::Map`].
     pub fn check_unchanged(&self, range: RxRange) -> Result<(), TextError> {
-        unchanged::check_by(range, &self.maps)
+        unchanged::check_by(range, &self.maps, &self.files)
     }
 }

@@ -10,6 +10,7 @@
 //! "Shared Object Dependencies".
 
 use std::ffi::CString;
+use std::path::Path;
 use std::sync::Arc;
 
 use crate::addr::RxAddr;
@@ -49,32 +50,28 @@ pub fn find_symbol(object: Option<&str>, name: &str) -> Result<RxAddr, TextError
 /// As [`find_symbol`].
 pub fn look_symbol(object: Option<&str>, name: &str) -> Result<Lookup<RxAddr>, TextError> {
     state::watch_forks()?;
-    let objects: Vec<(Loaded, Arc<Catalog>)> = Loaded::all()
-        .into_iter()
-        .map(|loaded| {
-            let catalog = Catalog::of(&loaded)?;
-            Ok((loaded, catalog))
-        })
-        .collect::<Result<_, TextError>>()?;
-    let maps = ProcMaps::read()?;
-    let is_meant = |(_, catalog): &&(Loaded, Arc<Catalog>)| {
-        object.is_none_or(|object| is_called(catalog, object))
+    let all = Loaded::all();
+    let meant = match object {
+        Some(object) => called(&all, object)?,
+        None => all.clone(),
     };
-    let meant: Vec<&(Loaded, Arc<Catalog>)> = objects.iter().filter(is_meant).collect();
     if let (Some(object), true) = (object, meant.is_empty()) {
         return Err(TextError::ObjectNotLoaded {
             object: object.into(),
-            loaded: objects.iter().map(|(_, c)| c.file_name().into()).collect(),
+            loaded: all.iter().map(|o| file_name(&o.real_path())).collect(),
         });
     }
+    // One after the other: most of what is loaded need not be read.
     for reach in [Reach::Exported, Reach::Local] {
-        for (loaded, catalog) in &meant {
-            if let Some(symbol) = defined(catalog, name, reach)? {
-                return function(symbol, loaded, catalog, &maps);
+        for loaded in &meant {
+            let catalog = Catalog::of(loaded)?;
+            if let Some(symbol) = defined(&catalog, name, reach)? {
+                return function(symbol, loaded, &catalog);
             }
         }
     }
-    Err(not_found(object, name, &meant))
+    let meant: Result<Vec<_>, _> = meant.iter().map(Catalog::of).collect();
+    Err(not_found(object, name, &meant?))
 }
 
 /// A name for the dynamic linker.
@@ -82,35 +79,64 @@ pub(crate) fn c_string(name: &str) -> Option<CString> {
     CString::new(name).ok()
 }
 
-fn is_called(catalog: &Catalog, object: &str) -> bool {
-    if object.contains('/') {
-        return catalog.path.ends_with(object.trim_start_matches('/'))
-            && (!object.starts_with('/') || catalog.path.as_os_str() == object);
+/// Those of `all` that are called `object`.
+fn called(all: &[Arc<Loaded>], object: &str) -> Result<Vec<Arc<Loaded>>, TextError> {
+    let mut maps = None;
+    let mut called = Vec::new();
+    for loaded in all {
+        if !is_path_called(&loaded.real_path(), object) {
+            if object.contains('/') {
+                continue;
+            }
+            let maps = match &mut maps {
+                Some(maps) => maps,
+                none => none.insert(ProcMaps::read()?),
+            };
+            let soname = dynamic::soname(loaded, maps);
+            if !soname.is_some_and(|name| begins_with(&name, object)) {
+                continue;
+            }
+        }
+        called.push(Arc::clone(loaded));
     }
-    let begins = |name: &str| {
-        let rest = name.strip_prefix(object);
-        !object.is_empty() && rest.is_some_and(|r| r.is_empty() || r.starts_with(['.', '-']))
-    };
-    begins(&catalog.file_name()) || catalog.soname.as_deref().is_some_and(begins)
+    Ok(called)
+}
+
+fn is_path_called(path: &Path, object: &str) -> bool {
+    if object.contains('/') {
+        return path.ends_with(object.trim_start_matches('/'))
+            && (!object.starts_with('/') || path.as_os_str() == object);
+    }
+    begins_with(&file_name(path), object)
+}
+
+fn begins_with(name: &str, object: &str) -> bool {
+    let rest = name.strip_prefix(object);
+    !object.is_empty() && rest.is_some_and(|r| r.is_empty() || r.starts_with(['.', '-']))
+}
+
+/// The last component of a path.
+pub(crate) fn file_name(path: &Path) -> Box<str> {
+    let name = path.file_name().unwrap_or(path.as_os_str());
+    name.to_string_lossy().into()
 }
 
 /// The symbol of this name that is defined; functions of the same name in several files of an
 /// object are not one.
 fn defined<'a>(
     catalog: &'a Catalog,
-    name: &str,
+    name: &'a str,
     reach: Reach,
 ) -> Result<Option<&'a Symbol>, TextError> {
-    let is_it =
-        |s: &&Symbol| *s.name == *name && s.reach == reach && s.kind != SymbolKind::Undefined;
-    let mut found = catalog.symbols.iter().filter(is_it);
+    let is_it = |s: &&Symbol| s.reach == reach && s.kind != SymbolKind::Undefined;
+    let mut found = catalog.named(name).filter(is_it);
     let Some(first) = found.next() else {
         return Ok(None);
     };
     if found.any(|other| other.addr != first.addr) {
         return Err(TextError::AmbiguousSymbol {
             symbol: name.into(),
-            object: catalog.file_name().into(),
+            object: catalog.file_name(),
         });
     }
     Ok(Some(first))
@@ -118,18 +144,17 @@ fn defined<'a>(
 
 fn function(
     symbol: &Symbol,
-    loaded: &Loaded,
+    loaded: &Arc<Loaded>,
     catalog: &Catalog,
-    maps: &ProcMaps,
 ) -> Result<Lookup<RxAddr>, TextError> {
     if !is_code(symbol.kind, symbol.addr, catalog) {
         return Err(TextError::SymbolIsData {
             symbol: symbol.name.clone(),
-            object: catalog.file_name().into(),
+            object: catalog.file_name(),
         });
     }
     match symbol.kind {
-        SymbolKind::Ifunc => chosen(symbol, loaded, catalog, maps),
+        SymbolKind::Ifunc => chosen(symbol, loaded, catalog, &ProcMaps::read()?),
         _ => Ok(Lookup::Known(symbol.addr)),
     }
 }
@@ -138,13 +163,13 @@ fn function(
 /// else the dynamic linker is to be asked, which knows those that are exported.
 fn chosen(
     symbol: &Symbol,
-    loaded: &Loaded,
+    loaded: &Arc<Loaded>,
     catalog: &Catalog,
     maps: &ProcMaps,
 ) -> Result<Lookup<RxAddr>, TextError> {
     let otherwise = TextError::UnknownChoice {
         symbol: symbol.name.clone(),
-        object: catalog.file_name().into(),
+        object: catalog.file_name(),
     };
     let is_its = |(_, what): &(&u64, &Slot)| **what == Slot::Chosen(symbol.addr);
     if let Some((slot, _)) = catalog.slots.iter().find(is_its) {
@@ -154,7 +179,7 @@ fn chosen(
     }
     match c_string(&symbol.name) {
         Some(name) if symbol.reach == Reach::Exported => Ok(Lookup::Ask(Question {
-            object: loaded.clone(),
+            object: Arc::clone(loaded),
             scopes: Scopes::Object,
             name,
             version: None,
@@ -164,15 +189,15 @@ fn chosen(
     }
 }
 
-fn not_found(object: Option<&str>, name: &str, meant: &[&(Loaded, Arc<Catalog>)]) -> TextError {
-    let is_used = |c: &Catalog| c.symbols.iter().any(|s| *s.name == *name);
-    if let (Some(_), Some((_, user))) = (object, meant.iter().find(|(_, c)| is_used(c))) {
+fn not_found(object: Option<&str>, name: &str, meant: &[Arc<Catalog>]) -> TextError {
+    let is_used = |c: &Catalog| c.named(name).next().is_some();
+    if let (Some(_), Some(user)) = (object, meant.iter().find(|c| is_used(c))) {
         return TextError::SymbolUndefined {
             symbol: name.into(),
-            object: user.file_name().into(),
+            object: user.file_name(),
         };
     }
-    let known = meant.iter().flat_map(|(_, catalog)| {
+    let known = meant.iter().flat_map(|catalog| {
         let is_named = |s: &&Symbol| is_code(s.kind, s.addr, catalog);
         catalog.symbols.iter().filter(is_named).map(|s| &*s.name)
     });
@@ -225,6 +250,19 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(nearest(name, known()), want, "{name}");
+        }
+    }
+
+    #[test]
+    fn every_symbol_is_found_by_its_name() {
+        for loaded in Loaded::all() {
+            let catalog = Catalog::of(&loaded).unwrap();
+            for (i, symbol) in catalog.symbols.iter().enumerate().step_by(7) {
+                let mut named = catalog.named(&symbol.name);
+                let is_it = |s: &Symbol| std::ptr::eq(s, &catalog.symbols[i]);
+                assert!(named.any(is_it), "{}", symbol.name);
+            }
+            assert!(catalog.named("no such name").next().is_none());
         }
     }
 

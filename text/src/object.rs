@@ -11,8 +11,6 @@
 //! (`-fpatchable-function-entry`), RISC-V ELF psABI (`STO_RISCV_VARIANT_CC`).
 
 use std::fs::File;
-use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use object::read::elf::{ElfFile64, ProgramHeader};
@@ -33,22 +31,13 @@ const SECTION: &str = "__patchable_function_entries";
 /// What is known of a loaded object.
 #[derive(Debug)]
 pub(crate) struct Object {
-    key: Key,
+    loaded: Arc<Loaded>,
     /// The addresses in `__patchable_function_entries`, sorted, each once.
     pub(crate) pads: Vec<RxAddr>,
     /// Where functions start, sorted.
     funcs: Vec<RxAddr>,
     /// Functions of a variant calling convention.
     variants: Vec<(RxRange, Box<str>)>,
-}
-
-/// What an object is cached by.
-#[derive(Clone, Eq, PartialEq, Debug)]
-struct Key {
-    base: u64,
-    path: PathBuf,
-    dev: u64,
-    inode: u64,
 }
 
 /// The object that holds `addr`, and the segment in which it does; `None` when no object does.
@@ -62,26 +51,26 @@ pub(crate) fn find(
     let segment = loaded
         .segment_of(addr)
         .ok_or(TextError::Unmapped { addr })?;
-    let file = file::open(&loaded, maps)?;
-    let meta = file.metadata().map_err(|e| loaded.io_error(&e))?;
-    let key = Key {
-        base: loaded.base,
-        path: loaded.path.clone(),
-        dev: meta.dev(),
-        inode: meta.ino(),
-    };
-    let known = cache::lock().objects.iter().find(|o| o.key == key).cloned();
-    let object = match known {
+    let object = match known(&loaded) {
         Some(object) => object,
         None => {
-            let object = Arc::new(Object::read(&loaded, key, &file)?);
+            let file = file::open(&loaded, maps)?;
+            let object = Arc::new(Object::read(&loaded, &file)?);
             let objects = &mut cache::lock().objects;
-            objects.retain(|o| o.key.base != object.key.base);
+            objects.retain(|o| o.loaded.base != loaded.base);
             objects.push(Arc::clone(&object));
             object
         }
     };
     Ok(Some((object, segment)))
+}
+
+/// What has been read of an object. What becomes of its file afterwards says nothing of what is
+/// loaded.
+pub(crate) fn known(loaded: &Loaded) -> Option<Arc<Object>> {
+    let cache = cache::lock();
+    let found = cache.objects.iter().find(|o| *o.loaded == *loaded);
+    found.cloned()
 }
 
 pub(crate) type Elf<'a> = ElfFile64<'a, object::LittleEndian>;
@@ -117,21 +106,16 @@ pub(crate) fn with_headers<T>(
 }
 
 impl Object {
-    fn read(loaded: &Loaded, key: Key, file: &File) -> Result<Self, TextError> {
+    fn read(loaded: &Arc<Loaded>, file: &File) -> Result<Self, TextError> {
         let maps = ProcMaps::read()?;
         with_file(loaded, file, &maps, |elf| {
-            Self::read_elf(loaded, key, elf, &maps)
+            Self::read_elf(loaded, elf, &maps)
         })
     }
 
-    fn read_elf(
-        loaded: &Loaded,
-        key: Key,
-        elf: &Elf<'_>,
-        maps: &ProcMaps,
-    ) -> Result<Self, TextError> {
+    fn read_elf(loaded: &Arc<Loaded>, elf: &Elf<'_>, maps: &ProcMaps) -> Result<Self, TextError> {
         let mut object = Self {
-            key,
+            loaded: Arc::clone(loaded),
             pads: Vec::new(),
             funcs: Vec::new(),
             variants: Vec::new(),

@@ -23,6 +23,7 @@ use crate::object::{self, Object};
 use crate::original;
 use crate::proc_maps::ProcMaps;
 use crate::state;
+use crate::sys;
 
 /// How far a pad is looked at: what lies beyond is left alone.
 const MAX_PAD_BYTES: usize = 256;
@@ -153,6 +154,24 @@ impl Pad {
             hi,
         })
     }
+}
+
+/// Whether there is no pad at `func`, or one that is ours or full of nops: as far as can be seen
+/// without knowing what is mapped.
+pub(crate) fn is_untaken(object: &Object, func: RxAddr) -> bool {
+    const BYTES: usize = PAIR_BYTES + 2;
+    let near = func.checked_add(4).and_then(|at| object.pad_before(at));
+    let is_near = |pad: RxAddr| pad.get() + MAX_PAD_BYTES as u64 >= func.get();
+    if !near.is_some_and(is_near) {
+        return true;
+    }
+    let range = RxRange::new(func, BYTES);
+    let mut bytes = [0; BYTES];
+    state::lock().has_site_in(range)
+        || (sys::peek(func, &mut bytes)
+            && bytes
+                .chunks_exact(2)
+                .all(|half| half == C_NOP.to_le_bytes()))
 }
 
 fn not_a_pad(code: &Code) -> TextError {

@@ -14,6 +14,7 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
@@ -86,6 +87,14 @@ fn split_hex(field: &[u8], at: u8) -> Option<(u64, u64)> {
     Some((hex(&field[..i])?, hex(&field[i + 1..])?))
 }
 
+/// How often they have been read.
+static READINGS: AtomicU64 = AtomicU64::new(0);
+
+/// For tests and benches.
+pub(crate) fn reading_count() -> u64 {
+    READINGS.load(Ordering::Relaxed)
+}
+
 /// All mappings of this process, in order.
 #[derive(Clone, Debug)]
 pub struct ProcMaps {
@@ -103,6 +112,7 @@ impl ProcMaps {
 
     /// Those of the first of `files` that has any.
     fn read_first(files: &[&str]) -> Result<Self, TextError> {
+        READINGS.fetch_add(1, Ordering::Relaxed);
         // The kernel does not say how long it is: room for most, or it is read in crumbs.
         let mut text = Vec::with_capacity(64 << 10);
         let mut errno = libc::ESRCH;

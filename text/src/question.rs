@@ -12,6 +12,7 @@
 //! [`look_symbol`]: crate::look_symbol
 
 use std::ffi::CString;
+use std::sync::Arc;
 
 use crate::addr::RxAddr;
 use crate::error::TextError;
@@ -39,7 +40,7 @@ impl<T> Lookup<T> {
 /// What the dynamic linker is to be asked.
 #[derive(Clone, Debug)]
 pub struct Question {
-    pub(crate) object: Loaded,
+    pub(crate) object: Arc<Loaded>,
     pub(crate) scopes: Scopes,
     pub(crate) name: CString,
     /// Asked for first; then without.

@@ -17,7 +17,7 @@ use crate::addr::RxAddr;
 use crate::cache;
 use crate::dynamic::Needs;
 use crate::error::TextError;
-use crate::loaded::Loaded;
+use crate::loaded::{Loaded, Objects};
 use crate::namespaces::Namespace;
 use crate::own::{Own, own_object};
 use crate::proc_maps::ProcMaps;
@@ -42,7 +42,8 @@ pub enum Holder {
 /// The loaded objects, and which of them stay.
 #[derive(Clone, Debug)]
 pub(crate) struct Staying {
-    objects: Vec<Loaded>,
+    objects: Arc<Objects>,
+    /// Of each of them.
     stays: Vec<bool>,
 }
 
@@ -52,14 +53,14 @@ pub(crate) struct Staying {
 /// [`TextError::Map`]: the handlers of forks cannot be registered.
 pub fn holders(addrs: impl Iterator<Item = RxAddr>) -> Result<Vec<Holder>, TextError> {
     state::watch_forks()?;
-    let objects = Loaded::all();
+    let objects = Objects::now();
     // Nothing is allocated or freed under the cache's lock: a hook of the allocator may come here.
     let known = cache::lock().staying.clone();
-    let known = known.filter(|known| known.objects == objects);
+    let known = known.filter(|known| Arc::ptr_eq(&known.objects, &objects));
     let staying = match known {
         Some(known) => known,
         None => {
-            let staying = Arc::new(Staying::read()?);
+            let staying = Arc::new(Staying::read(objects)?);
             let before = cache::lock().staying.replace(staying.clone());
             drop(before);
             staying
@@ -69,7 +70,19 @@ pub fn holders(addrs: impl Iterator<Item = RxAddr>) -> Result<Vec<Holder>, TextE
 }
 
 impl Staying {
-    fn read() -> Result<Self, TextError> {
+    /// Of `objects`, or of those that there are when others have been opened or closed meanwhile.
+    fn read(mut objects: Arc<Objects>) -> Result<Self, TextError> {
+        loop {
+            let (loaded, needs) = Self::needs()?;
+            if objects.all.iter().map(|o| &**o).eq(&loaded) {
+                return Ok(Self::new(objects, &needs));
+            }
+            objects = Objects::now();
+        }
+    }
+
+    /// What is loaded, and what each needs.
+    fn needs() -> Result<(Vec<Loaded>, Vec<Needs>), TextError> {
         let (mut objects, mut needs) = (Vec::new(), Vec::new());
         let mut maps = None;
         // In here nothing is closed, so what is read stays mapped.
@@ -90,27 +103,31 @@ impl Staying {
         if let Some(Err(e)) = maps {
             return Err(e);
         }
-        let needs: Vec<Needs> = needs.into_iter().map(Option::unwrap_or_default).collect();
+        let needs = needs.into_iter().map(Option::unwrap_or_default);
+        Ok((objects, needs.collect()))
+    }
+
+    fn new(objects: Arc<Objects>, needs: &[Needs]) -> Self {
         let here = RxAddr::new(own_object as *const () as u64);
         let is_own = own_object().is_ok_and(|own| own == Own::Library);
-        let is_root = |(object, needs): (&Loaded, &Needs)| {
+        let is_root = |(object, needs): (&Arc<Loaded>, &Needs)| {
             object.is_main() || needs.is_kept || is_own && object.segment_of(here).is_some()
         };
-        let roots = objects.iter().zip(&needs).map(is_root).collect();
-        let stays = closure(&needs, roots);
-        Ok(Self { objects, stays })
+        let roots = objects.all.iter().zip(needs).map(is_root).collect();
+        let stays = closure(needs, roots);
+        Self { objects, stays }
     }
 
     fn holder(&self, addr: RxAddr) -> Holder {
-        let mut all = self.objects.iter().zip(&self.stays);
-        match all.find(|(object, _)| object.segment_of(addr).is_some()) {
-            Some((object, false)) => Holder::MayGo {
+        let found = self.objects.find(addr).filter(|(i, _)| !self.stays[*i]);
+        match found.map(|(i, _)| &self.objects.all[i]) {
+            Some(object) => Holder::MayGo {
                 // A name that the dynamic linker gave ends at its first NUL.
                 name: CString::new(object.path.as_os_str().as_bytes()).unwrap_or_default(),
                 base: object.base,
                 namespace: object.namespace,
             },
-            _ => Holder::Stays,
+            None => Holder::Stays,
         }
     }
 }

@@ -40,6 +40,13 @@ pub(crate) fn slot_of(at: RxAddr, words: [u32; 4]) -> Option<RxAddr> {
     is_stub.then(|| RxAddr::new(pc.wrapping_add_signed(hi + lo)))
 }
 
+/// Whether these first eight bytes may be those of a stub.
+pub(crate) fn may_begin_with(bytes: u64) -> bool {
+    let (first, second) = (bytes as u32, (bytes >> 32) as u32);
+    let is_auipc = |word: u32| word & 0xfff == AUIPC_T3;
+    is_auipc(first) || (insn::is_lpad(first) && is_auipc(second))
+}
+
 /// Whether `words` are the first entry of a table, which asks the dynamic linker.
 pub(crate) fn is_resolver(words: [u32; 4]) -> bool {
     let skip = usize::from(insn::is_lpad(words[0]));

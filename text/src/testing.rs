@@ -9,6 +9,18 @@ pub fn flush_count() -> u64 {
     crate::flush::flush_count()
 }
 
+/// How often this process has read what is mapped: `/proc/self/maps`.
+#[must_use]
+pub fn maps_reading_count() -> u64 {
+    crate::proc_maps::reading_count()
+}
+
+/// How often this process has looked where all its threads are.
+#[must_use]
+pub fn thread_look_count() -> u64 {
+    crate::threads::look_count()
+}
+
 /// Makes the next `n` flushes fail with EPERM, as under a seccomp filter that refuses the call.
 pub fn refuse_next_flushes(n: u32) {
     refuse_flushes_after(0, n);

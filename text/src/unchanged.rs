@@ -11,8 +11,10 @@
 //! `original` sees through our sites, `cache` keeps the verdict on a file. Source: ELF gABI,
 //! "Program Loading".
 
+use std::cell::RefCell;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::Arc;
 
 use crate::addr::{RxAddr, RxRange};
 use crate::cache;
@@ -29,7 +31,7 @@ use crate::proc_maps::ProcMaps;
 /// A file that has been compared with what is loaded.
 #[derive(Debug)]
 pub(crate) struct Compared {
-    loaded: Loaded,
+    loaded: Arc<Loaded>,
     stamp: Stamp,
     /// Whether its text is that in memory, unless somebody has changed it.
     is_same: bool,
@@ -53,11 +55,11 @@ pub fn check_unchanged(range: RxRange) -> Result<(), TextError> {
     Look::now()?.check_unchanged(range)
 }
 
-pub(crate) fn check_by(range: RxRange, maps: &ProcMaps) -> Result<(), TextError> {
+pub(crate) fn check_by(range: RxRange, maps: &ProcMaps, files: &Files) -> Result<(), TextError> {
     let Some(loaded) = Loaded::find(range.start) else {
         return Ok(());
     };
-    let in_file = in_file(&loaded, range, maps);
+    let in_file = files.read(&loaded, range, maps);
     let found = original::read_by(range, maps)?;
     let Some(in_file) = in_file else {
         return match leads_out(&loaded, range.start, &found, maps) {
@@ -84,20 +86,74 @@ pub(crate) fn check_by(range: RxRange, maps: &ProcMaps) -> Result<(), TextError>
     }
 }
 
-/// The bytes that the file has for `range`, if they are what was loaded.
-fn in_file(loaded: &Loaded, range: RxRange, maps: &ProcMaps) -> Option<Vec<u8>> {
-    let off = loaded.file_off(range)?;
-    let file = file::open(loaded, maps).ok()?;
-    if !is_same(loaded, &file, maps)? {
-        return None;
+/// The file that was read last during a look, and some of it: many functions of an object, in
+/// order, cost few system calls.
+#[derive(Debug, Default)]
+pub(crate) struct Files(RefCell<Option<Open>>);
+
+#[derive(Debug)]
+struct Open {
+    loaded: Arc<Loaded>,
+    /// If its text is what was loaded.
+    file: Option<File>,
+    /// Some of it, and where that begins.
+    off: u64,
+    bytes: Vec<u8>,
+}
+
+/// As much is read at first, and twice as much each time.
+const FIRST_BYTES: usize = 4 << 10;
+const MOST_BYTES: usize = 256 << 10;
+
+impl Files {
+    /// The bytes that the file has for `range`, if they are what was loaded.
+    fn read(&self, loaded: &Arc<Loaded>, range: RxRange, maps: &ProcMaps) -> Option<Vec<u8>> {
+        let off = loaded.file_off(range)?;
+        let mut open = self.0.borrow_mut();
+        if open.as_ref().is_none_or(|o| *o.loaded != **loaded) {
+            let file = file::open(loaded, maps).ok();
+            let file = file.filter(|file| is_same(loaded, file, maps) == Some(true));
+            *open = Some(Open {
+                loaded: Arc::clone(loaded),
+                file,
+                off: 0,
+                bytes: Vec::new(),
+            });
+        }
+        open.as_mut()?.read(off, range.len_bytes)
     }
-    let mut bytes = vec![0; range.len_bytes];
-    file.read_exact_at(&mut bytes, off).ok()?;
-    Some(bytes)
+}
+
+impl Open {
+    fn read(&mut self, off: u64, len_bytes: usize) -> Option<Vec<u8>> {
+        let file = self.file.as_ref()?;
+        let at = |open: &Self| {
+            let from = usize::try_from(off.checked_sub(open.off)?).ok()?;
+            Some(open.bytes.get(from..from.checked_add(len_bytes)?)?.to_vec())
+        };
+        if let Some(bytes) = at(self) {
+            return Some(bytes);
+        }
+        let want = (2 * self.bytes.len()).clamp(FIRST_BYTES, MOST_BYTES);
+        let mut bytes = vec![0; want.max(len_bytes)];
+        // There may be less behind it.
+        let mut done = 0;
+        while done < bytes.len() {
+            match file.read_at(&mut bytes[done..], off + done as u64) {
+                Ok(0) => break,
+                Ok(more) => done += more,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(_) => return None,
+            }
+        }
+        bytes.truncate(done);
+        (self.off, self.bytes) = (off, bytes);
+        at(self)
+    }
 }
 
 /// Whether the file's text is what was loaded; compared once.
-fn is_same(loaded: &Loaded, file: &File, maps: &ProcMaps) -> Option<bool> {
+fn is_same(loaded: &Arc<Loaded>, file: &File, maps: &ProcMaps) -> Option<bool> {
     let meta = file.metadata().ok()?;
     let stamp = Stamp {
         dev: meta.dev(),
@@ -105,7 +161,7 @@ fn is_same(loaded: &Loaded, file: &File, maps: &ProcMaps) -> Option<bool> {
         len_bytes: meta.len(),
         changed: (meta.mtime(), meta.mtime_nsec()),
     };
-    let is_it = |c: &&Compared| c.loaded == *loaded && c.stamp == stamp;
+    let is_it = |c: &&Compared| *c.loaded == **loaded && c.stamp == stamp;
     if let Some(known) = cache::lock().compared.iter().find(is_it) {
         return Some(known.is_same);
     }
@@ -114,7 +170,7 @@ fn is_same(loaded: &Loaded, file: &File, maps: &ProcMaps) -> Option<bool> {
     let compared = &mut cache::lock().compared;
     compared.retain(|c| c.loaded.base != loaded.base);
     compared.push(Compared {
-        loaded: loaded.clone(),
+        loaded: Arc::clone(loaded),
         stamp,
         is_same,
     });
@@ -151,7 +207,7 @@ fn leads_out(loaded: &Loaded, at: RxAddr, code: &[u8], maps: &ProcMaps) -> bool 
 /// Where the file really is.
 fn path_of(loaded: &Loaded) -> Box<std::path::Path> {
     let path = match loaded.is_main() {
-        true => std::fs::read_link(&loaded.path).ok(),
+        true => std::fs::read_link(loaded.file()).ok(),
         false => None,
     };
     path.unwrap_or_else(|| loaded.path.clone()).into()
@@ -164,4 +220,35 @@ fn first_bytes(bytes: &[u8]) -> [u8; 8] {
         *to = *from;
     }
     first
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn blocks_of_a_file_are_what_it_has() {
+        let loaded = Loaded::all()[0].clone();
+        let whole = std::fs::read(&loaded.path).unwrap();
+        let mut open = Open {
+            file: File::open(loaded.file()).ok(),
+            loaded,
+            off: 0,
+            bytes: Vec::new(),
+        };
+        let (len, end) = (16, whole.len() as u64 - 16);
+        let mut nr_blocks = 0;
+        // In order, backwards, across the ends of blocks, and at the end of the file.
+        let offs = (0..end).step_by(1000).take(500);
+        for off in offs.chain([0, 4090, 8190, end, 5]) {
+            let from = off as usize;
+            let before = open.off;
+            let got = open.read(off, len);
+            assert_eq!(got.as_deref(), Some(&whole[from..from + len]), "{off}");
+            nr_blocks += usize::from(open.off != before);
+        }
+        assert!(nr_blocks < 50, "{nr_blocks}");
+        assert_eq!(open.read(end, 17), None);
+        assert_eq!(open.read(end + 1000, len), None);
+    }
 }

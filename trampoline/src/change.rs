@@ -17,7 +17,7 @@
 //! Source: `bpf_trampoline_update` in the kernel's `kernel/bpf/trampoline.c`.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pack_alloc::{Near, PackAlloc, PackBuf, PackCode, PackError};
@@ -26,7 +26,7 @@ use symbols::{CodeInfo, Published, Symbol, Tools};
 use text::{Detour, Look, Lookup, PadWords, RxAddr, RxRange, Switch, WordPatch};
 
 use crate::domain::{LinkId, State};
-use crate::entry::{self, Entry, Found, JAL_REACH_BYTES, Mover, Stub, Traps};
+use crate::entry::{self, Entry, Found, JAL_REACH_BYTES, Mover, Traps};
 use crate::error::TrampError;
 use crate::image::{ImageCode, ImageSpec};
 use crate::life::{Exit, Image, Inflight, Retired, Runs, What};
@@ -201,9 +201,7 @@ impl<'a> Maker<'a> {
             }
             Lookup::Known(Found::Func(found)) if found.entry == func => {
                 let stub = mover.stub(&found, traps)?;
-                let Stub { buf, words, entry } = stub;
-                let chain = entry::takes_chain(&found, mover.look)?;
-                Ok((entry, Some((buf, words)), chain))
+                Ok((stub.entry, Some((stub.buf, stub.words)), stub.takes_chain))
             }
             Lookup::Known(Found::Func(found)) => Err(TrampError::LeadsElsewhere {
                 func,
@@ -230,9 +228,9 @@ impl<'a> Maker<'a> {
         // Jumps to the function are longest when it is far away; literals are aligned alike in
         // every chunk.
         let far = goal.entry.resume().get().wrapping_add(REACH_BYTES / 2) & !63;
-        let longest = spec.generate(far)?;
-        let mut buf = self.room_for_image(goal, longest.bytes.len())?;
-        let code = spec.generate(buf.rx().start.get())?;
+        let mut image = spec.assemble()?;
+        let mut buf = self.room_for_image(goal, image.size_at(far)?)?;
+        let code = image.finish(buf.rx().start.get())?;
         buf.rw()[..code.bytes.len()].copy_from_slice(&code.bytes);
         if code.back_bytes != 0 {
             inflight.comes_back_to(buf.rx().start.get() + u64::from(code.back_bytes));
@@ -367,6 +365,7 @@ pub(crate) struct SiteChange {
 /// The stores of one transaction.
 #[derive(Debug)]
 pub(crate) struct Change {
+    /// By function.
     sites: Vec<SiteChange>,
     /// What slots hold after the commit, by function.
     words: BTreeMap<RxAddr, SlotWords>,
@@ -385,7 +384,8 @@ enum Armed {
 }
 
 impl Change {
-    pub(crate) fn new(sites: Vec<SiteChange>) -> Self {
+    pub(crate) fn new(mut sites: Vec<SiteChange>) -> Self {
+        sites.sort_by_key(|c| c.goal.func);
         Change {
             sites,
             words: BTreeMap::new(),
@@ -413,9 +413,9 @@ impl Change {
                 _ => {}
             }
         }
-        for link in self.removed_links(state) {
-            commit.extend(images_of(state).flat_map(|i| i.exit_patches(link.0)));
-        }
+        let removed = self.removed_links(state);
+        let concerned = self.images_of(state);
+        commit.extend(concerned.flat_map(|i| i.exit_patches(&removed)));
         Ok(text::patch_words(&commit)?)
     }
 
@@ -444,7 +444,7 @@ impl Change {
         let detours: Vec<Detour> = self.sites.iter().filter_map(wants).collect();
         let became = text::divert_all(&detours)?;
         for (detour, became) in detours.iter().zip(became) {
-            let new = self.sites.iter_mut().filter(|c| c.goal.func == detour.at);
+            let new = self.site_mut(detour.at).into_iter();
             let entries = new.map(|c| &mut c.goal.entry);
             let old = state.sites.get_mut(&detour.at).map(|s| &mut s.entry);
             for entry in entries.chain(old) {
@@ -483,8 +483,7 @@ impl Change {
         }
         text::patch_words(&first)?;
         for (func, dist, _) in &led {
-            let new = self.sites.iter_mut().filter(|c| c.goal.func == *func);
-            let new = new.filter_map(|c| c.slot.as_mut()).next();
+            let new = self.site_mut(*func).and_then(|c| c.slot.as_mut());
             let slot = new.or(state.sites.get_mut(func).map(|s| &mut s.slot));
             if let (Some(slot), Some(dist)) = (slot, dist) {
                 slot.words.set_dist(*dist);
@@ -500,21 +499,35 @@ impl Change {
         Ok(commit)
     }
 
+    /// The change of the site of `func`.
+    fn site_mut(&mut self, func: RxAddr) -> Option<&mut SiteChange> {
+        let found = self.sites.binary_search_by_key(&func, |c| c.goal.func);
+        self.sites.get_mut(found.ok()?)
+    }
+
     /// Links that are attached now and will not be.
-    fn removed_links(&self, state: &State) -> Vec<LinkId> {
+    fn removed_links(&self, state: &State) -> BTreeSet<u64> {
         let of_site = |c: &SiteChange| {
-            let has = state
-                .sites
-                .get(&c.goal.func)
-                .map(|s| s.links.clone())
-                .unwrap_or_default();
+            let has = state.sites.get(&c.goal.func).map(|s| &s.links);
+            let has = has.into_iter().flatten().map(|l| l.0);
             let stays = |id: &LinkId| c.goal.wanted.links.iter().any(|l| l.0 == *id);
-            has.into_iter()
-                .map(|l| l.0)
-                .filter(|id| !stays(id))
+            has.filter(|id| !stays(id))
+                .map(|id| id.0)
                 .collect::<Vec<_>>()
         };
         self.sites.iter().flat_map(of_site).collect()
+    }
+
+    /// Every image that a call of one of the sites can be in: those of now, and all that are
+    /// retired.
+    fn images_of<'s>(&'s self, state: &'s State) -> impl Iterator<Item = &'s Image> {
+        let sites = self.sites.iter();
+        let sites = sites.filter_map(|c| state.sites.get(&c.goal.func));
+        let old = state.retired.iter().filter_map(|r| match &r.what {
+            What::Image(image) => Some(image),
+            What::Slot(..) | What::Leaf(_) => None,
+        });
+        sites.filter_map(|s| s.image.as_ref()).chain(old)
     }
 
     /// Brings `state` up to what the text is now.
@@ -526,12 +539,23 @@ impl Change {
     }
 
     fn take_effect(self, state: &mut State) {
-        for link in self.removed_links(state) {
-            images_of_mut(state).for_each(|i| i.exits_patched(link.0));
-            let gone = images_of(state)
-                .flat_map(|i| &i.progs)
-                .filter(|p| p.0 == link.0);
+        let removed = self.removed_links(state);
+        if !removed.is_empty() {
+            let progs = self.images_of(state).flat_map(|i| &i.progs);
+            let gone = progs.filter(|(link, _)| removed.contains(link));
             gone.for_each(|(_, prog)| prog.state.detach());
+            // The images of now: what they become is retired, and asked again.
+            for c in &self.sites {
+                let site = state.sites.get_mut(&c.goal.func);
+                if let Some(image) = site.and_then(|s| s.image.as_mut()) {
+                    image.exits_patched(&removed);
+                }
+            }
+            for retired in &mut state.retired {
+                if let What::Image(image) = &mut retired.what {
+                    image.exits_patched(&removed);
+                }
+            }
         }
         for SiteChange { goal, slot, image } in self.sites {
             let Goal {
@@ -648,24 +672,4 @@ impl SiteChange {
 pub(crate) enum Stored {
     Yes,
     No,
-}
-
-/// Every image that a call can be in.
-fn images_of(state: &State) -> impl Iterator<Item = &Image> {
-    let live = state.sites.values().filter_map(|s| s.image.as_ref());
-    let old = state.retired.iter().filter_map(|r| match &r.what {
-        What::Image(image) => Some(image),
-        What::Slot(..) | What::Leaf(_) => None,
-    });
-    live.chain(old)
-}
-
-/// The same, to be changed.
-fn images_of_mut(state: &mut State) -> impl Iterator<Item = &mut Image> {
-    let live = state.sites.values_mut().filter_map(|s| s.image.as_mut());
-    let old = state.retired.iter_mut().filter_map(|r| match &mut r.what {
-        What::Image(image) => Some(image),
-        What::Slot(..) | What::Leaf(_) => None,
-    });
-    live.chain(old)
 }

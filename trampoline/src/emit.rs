@@ -43,6 +43,11 @@ impl Emit {
         self.asm.finish(base)
     }
 
+    /// The length of the code for `base`.
+    pub(crate) fn size_at(&mut self, base: u64) -> Result<usize, AsmError> {
+        self.asm.size_at(base)
+    }
+
     /// The next instruction is four bytes long and four-byte aligned; returns its label.
     pub(crate) fn patch_point(&mut self) -> Label {
         self.asm.align(4);

@@ -80,6 +80,8 @@ pub(crate) struct Stub {
     pub(crate) buf: PackBuf,
     pub(crate) words: SlotWords,
     pub(crate) entry: Entry,
+    /// The function finds something in `t2`.
+    pub(crate) takes_chain: bool,
 }
 
 impl Entry {
@@ -138,6 +140,10 @@ impl Entry {
 /// # Errors
 /// [`TrampError::Text`]: it is no function, or one that cannot be hooked.
 pub fn resolve(addr: RxAddr) -> Result<Lookup<RxAddr>, TrampError> {
+    // What is mapped is read when it is attached to.
+    if text::is_entry(addr) {
+        return Ok(Lookup::Known(addr));
+    }
     Ok(find(addr, &Look::now()?)?.map(|found| match found {
         Found::Pad(_) => addr,
         Found::Func(func) => func.entry,
@@ -185,14 +191,7 @@ pub(crate) fn check_padded(func: RxAddr, pad: &PadWords, look: &Look) -> Result<
     let bytes = look.original_text(RxRange::new(pad.resume, len - skip))?;
     let kept = RegSet::TEMPORARIES.without(RegSet::FLOAT_TEMPORARIES);
     prologue::refuse_custom_entry(pad.resume.get(), &bytes, kept)
-        .map_err(|source| TrampError::CustomConvention { func, source })?;
-    Ok(prologue::takes_chain(&bytes))
-}
-
-/// Whether a function without a pad finds something in `t2`.
-pub(crate) fn takes_chain(func: &Func, look: &Look) -> Result<bool, TrampError> {
-    let range = RxRange::new(func.entry, func.len_bytes.unwrap_or(0));
-    Ok(prologue::takes_chain(&look.original_text(range)?))
+        .map_err(|source| TrampError::CustomConvention { func, source })
 }
 
 /// What a `jal` reaches, less the length of a stub or of an image.
@@ -248,13 +247,19 @@ impl Mover<'_> {
             bytes: &bytes,
             jumps: &jumps,
         };
-        if let Ok(plan) = prologue::plan(&body, Reach::Near) {
-            others.refuse_in(plan.covered_bytes())?;
-            match self.lay(at, DetourKind::Near, &plan, JAL_REACH_BYTES) {
-                Err(TrampError::Pack(
-                    PackError::OutOfReach { .. } | PackError::LimitReached { .. },
-                )) => {}
-                done => return done,
+        let near = Near::Within {
+            of: at,
+            reach_bytes: JAL_REACH_BYTES,
+        };
+        if !self.packs.has_none_near(near) {
+            if let Ok(plan) = prologue::plan(&body, Reach::Near) {
+                others.refuse_in(plan.covered_bytes())?;
+                match self.lay(at, DetourKind::Near, &plan, JAL_REACH_BYTES) {
+                    Err(TrampError::Pack(
+                        PackError::OutOfReach { .. } | PackError::LimitReached { .. },
+                    )) => {}
+                    done => return done,
+                }
             }
         }
         let refusal = match prologue::plan(&body, Reach::Far) {
@@ -296,13 +301,18 @@ impl Mover<'_> {
         };
         // The way back is longest from far away.
         let far = func.get().wrapping_add(REACH_BYTES / 2) & !63;
-        let longest = self.copy(func, plan, far)?.bytes.len();
+        let layout = |source| TrampError::Layout { func, source };
+        let mut asm = Asm::new(self.features);
+        let moved = plan.emit(&mut asm);
+        let longest = asm.size_at(far).map_err(layout)?;
         let mut buf = self.packs.alloc(COPY_OFF as usize + longest, 64, near)?;
         let at = buf.rx().start;
         let out_of_reach = || TrampError::OutOfReach { func };
         let copy = at.checked_add(COPY_OFF).ok_or_else(out_of_reach)?;
         let (slot, words) = slot::new_slot(at, copy).ok_or_else(out_of_reach)?;
-        let code = self.copy(func, plan, copy.get())?;
+        let code = asm.finish(copy.get()).map_err(layout)?;
+        let at_label = |(off, label)| (off, RxAddr::new(code.address(label)));
+        let moved = moved.into_iter().map(at_label).collect();
         buf.rw()[..COPY_OFF as usize].copy_from_slice(&slot[..COPY_OFF as usize]);
         buf.rw()[COPY_OFF as usize..][..code.bytes.len()].copy_from_slice(&code.bytes);
         let detour = Detour {
@@ -310,35 +320,20 @@ impl Mover<'_> {
             to: at,
             kind,
             covered_bytes: plan.covered_bytes(),
-            moved: code.moved,
+            moved,
         };
         let entry = Entry::Moved(Moved {
             detour,
             copy,
             waits: false,
         });
-        Ok(Stub { buf, words, entry })
-    }
-
-    fn copy(&self, func: RxAddr, plan: &Prologue, base: u64) -> Result<Copy, TrampError> {
-        let mut asm = Asm::new(self.features);
-        let moved = plan.emit(&mut asm);
-        let code = asm
-            .finish(base)
-            .map_err(|source| TrampError::Layout { func, source })?;
-        let at = |(off, label)| (off, RxAddr::new(code.address(label)));
-        Ok(Copy {
-            moved: moved.into_iter().map(at).collect(),
-            bytes: code.bytes,
+        Ok(Stub {
+            buf,
+            words,
+            entry,
+            takes_chain: plan.takes_chain(),
         })
     }
-}
-
-/// Moved instructions for one address.
-struct Copy {
-    bytes: Vec<u8>,
-    /// Where each of them went, by its offset in the function.
-    moved: Vec<(u8, RxAddr)>,
 }
 
 /// The jumps of the object that `func` is part of. Those of the last few objects are kept.

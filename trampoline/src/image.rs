@@ -242,7 +242,13 @@ impl ImageSpec<'_> {
     }
 
     /// Generates the image for the address `base`.
+    #[cfg(test)]
     pub(crate) fn generate(&self, base: u64) -> Result<ImageCode, TrampError> {
+        self.assemble()?.finish(base)
+    }
+
+    /// The image for a place that is not known yet.
+    pub(crate) fn assemble(&self) -> Result<Assembled<'_>, TrampError> {
         let frame = self.frame();
         let limit = match self.flags().contains(TrampFlags::ORIG_STACK) {
             true => shadow::ENTRY_FRAME_BYTES,
@@ -264,34 +270,12 @@ impl ImageSpec<'_> {
             call,
             ..
         } = g;
-        let code = e.finish(base).map_err(|source| self.layout(source))?;
-        let exits = blocks
-            .iter()
-            .map(|&(prog, at, next)| ExitBlock {
-                prog,
-                at_bytes: code.offset(at),
-                next_bytes: code.offset(next),
-            })
-            .collect();
-        let len = code.bytes.len() as u32;
-        let rows = code.marks().iter().zip(framed);
-        let rows = rows.map(|(off, framed)| self.unwind_row(*off, framed));
-        let unwind = Unwind {
-            off: 0,
-            len,
-            rows: rows.filter(|row| row.off < len).collect(),
-        };
-        let landing = call.map(|call| Landing {
-            off: code.offset(call.from),
-            len: code.offset(call.back) - code.offset(call.from),
-            to: code.offset(call.landing),
-        });
-        Ok(ImageCode {
-            bytes: code.bytes,
-            exits,
-            unwind,
-            landing,
-            back_bytes: landing.map_or(0, |call| call.off + call.len),
+        Ok(Assembled {
+            spec: self,
+            e,
+            blocks,
+            framed,
+            call,
         })
     }
 
@@ -345,6 +329,63 @@ struct FuncCall {
     from: Label,
     back: Label,
     landing: Label,
+}
+
+/// An image whose instructions are known, but not where it stands.
+pub(crate) struct Assembled<'a> {
+    spec: &'a ImageSpec<'a>,
+    e: Emit,
+    blocks: Vec<(usize, Label, Label)>,
+    framed: Vec<Framed>,
+    call: Option<FuncCall>,
+}
+
+impl Assembled<'_> {
+    /// Its length at `base`, in bytes.
+    pub(crate) fn size_at(&mut self, base: u64) -> Result<usize, TrampError> {
+        let size = self.e.size_at(base);
+        size.map_err(|source| self.spec.layout(source))
+    }
+
+    /// The image at `base`.
+    pub(crate) fn finish(self, base: u64) -> Result<ImageCode, TrampError> {
+        let Self {
+            spec,
+            e,
+            blocks,
+            framed,
+            call,
+        } = self;
+        let code = e.finish(base).map_err(|source| spec.layout(source))?;
+        let exits = blocks
+            .iter()
+            .map(|&(prog, at, next)| ExitBlock {
+                prog,
+                at_bytes: code.offset(at),
+                next_bytes: code.offset(next),
+            })
+            .collect();
+        let len = code.bytes.len() as u32;
+        let rows = code.marks().iter().zip(framed);
+        let rows = rows.map(|(off, framed)| spec.unwind_row(*off, framed));
+        let unwind = Unwind {
+            off: 0,
+            len,
+            rows: rows.filter(|row| row.off < len).collect(),
+        };
+        let landing = call.map(|call| Landing {
+            off: code.offset(call.from),
+            len: code.offset(call.back) - code.offset(call.from),
+            to: code.offset(call.landing),
+        });
+        Ok(ImageCode {
+            bytes: code.bytes,
+            exits,
+            unwind,
+            landing,
+            back_bytes: landing.map_or(0, |call| call.off + call.len),
+        })
+    }
 }
 
 /// A slow path that is still to be generated.

@@ -34,6 +34,7 @@
 //! Source of the idea: `bpf_tramp_image_put` in the kernel's `kernel/bpf/trampoline.c`, whose
 //! `percpu_ref` and `rcu_tasks` these are.
 
+use std::collections::BTreeSet;
 use std::mem::offset_of;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -122,13 +123,13 @@ pub(crate) enum Runs {
 }
 
 impl Image {
-    /// The stores after which the program of `link` runs in no call that is inside the function
+    /// The stores after which the programs of `links` run in no call that is inside the function
     /// now.
-    pub(crate) fn exit_patches(&self, link: u64) -> Vec<WordPatch> {
+    pub(crate) fn exit_patches(&self, links: &BTreeSet<u64>) -> Vec<WordPatch> {
         let mine = self
             .exits
             .iter()
-            .filter(|x| x.runs == Runs::Yes && self.link_of(x) == link);
+            .filter(|x| x.runs == Runs::Yes && links.contains(&self.link_of(x)));
         let patch = |x: &Exit| {
             let skip = slot::skip_word(x.block.next_bytes - x.block.at_bytes)?;
             let at = self.code.rx().start.checked_add(x.block.at_bytes.into())?;
@@ -142,10 +143,10 @@ impl Image {
     }
 
     /// The patches of [`Image::exit_patches`] have been stored.
-    pub(crate) fn exits_patched(&mut self, link: u64) {
+    pub(crate) fn exits_patched(&mut self, links: &BTreeSet<u64>) {
         let progs = &self.progs;
         for x in &mut self.exits {
-            if progs[x.block.prog].0 == link {
+            if links.contains(&progs[x.block.prog].0) {
                 x.runs = Runs::No;
             }
         }
@@ -268,12 +269,32 @@ impl Retired {
     }
 }
 
-/// The ranges of several retired pieces, and the guards that hold keys in them.
+/// The ranges of several retired pieces, and the guards that hold keys in them. In order; those
+/// that overlap (a slot is the way into several images) are one.
 struct Ranges(Vec<RxRange>);
 
 impl Ranges {
+    fn new(mut all: Vec<RxRange>) -> Self {
+        all.sort_unstable_by_key(|r| r.start);
+        let mut ranges: Vec<RxRange> = Vec::with_capacity(all.len());
+        for range in all {
+            match ranges.last_mut() {
+                Some(last) if range.start <= last.end() => {
+                    let end = last.end().max(range.end());
+                    last.len_bytes = (end.get() - last.start.get()) as usize;
+                }
+                _ => ranges.push(range),
+            }
+        }
+        Ranges(ranges)
+    }
+
+    /// Runs in a signal handler.
     fn has(&self, key: u64) -> bool {
-        self.0.iter().any(|r| r.contains(text::RxAddr::new(key)))
+        let key = text::RxAddr::new(key);
+        let after = self.0.partition_point(|r| r.start <= key);
+        let range = after.checked_sub(1).and_then(|i| self.0.get(i));
+        range.is_some_and(|r| r.contains(key))
     }
 }
 
@@ -304,7 +325,7 @@ enum Pass {
 }
 
 fn pass(some: &[&mut Retired], patience: Patience) -> Pass {
-    let ranges = Ranges(some.iter().flat_map(|r| r.ranges.iter().copied()).collect());
+    let ranges = Ranges::new(some.iter().flat_map(|r| r.ranges.iter().copied()).collect());
     match pass_by_watch(&ranges, patience) {
         Ok(()) => Pass::Outside,
         Err(Stuck {
@@ -404,5 +425,32 @@ fn advance_all(some: &mut [&mut Retired], patience: Patience, unseen: &mut Optio
             let (left, right) = some.split_at_mut(some.len() / 2);
             advance_all(left, patience, unseen) | advance_all(right, patience, unseen)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use text::RxAddr;
+
+    #[test]
+    fn ranges_are_found_however_they_lie() {
+        let range = |(start, len)| RxRange::new(RxAddr::new(start), len);
+        // A slot that two images share, neighbours, one in another, gaps.
+        let all = [
+            (64, 64),
+            (0x400, 8),
+            (64, 64),
+            (128, 64),
+            (0x1000, 256),
+            (0x1010, 4),
+        ];
+        let all: Vec<RxRange> = all.map(range).to_vec();
+        let ranges = Ranges::new(all.clone());
+        for key in 0..0x1200 {
+            let want = all.iter().any(|r| r.contains(RxAddr::new(key)));
+            assert_eq!(ranges.has(key), want, "{key:#x}");
+        }
+        assert!(!Ranges::new(Vec::new()).has(0));
     }
 }

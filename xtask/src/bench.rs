@@ -59,7 +59,7 @@ enum Measure {
 }
 
 /// All benches.
-pub(crate) const BENCHES: [Bench; 6] = [
+pub(crate) const BENCHES: [Bench; 7] = [
     Bench {
         name: "trampoline",
         about: "what a hooked call costs beyond an unhooked one",
@@ -85,6 +85,13 @@ pub(crate) const BENCHES: [Bench; 6] = [
         name: "any",
         about: "functions as they are: which can be hooked by a jump, and what a call costs then",
         measures: &[Measure::Insns, Measure::Code],
+        material: None,
+        peers: None,
+    },
+    Bench {
+        name: "attach",
+        about: "what attaching, retargeting and detaching cost, by the number of functions",
+        measures: &[Measure::Insns, Measure::Time],
         material: None,
         peers: None,
     },
@@ -282,7 +289,7 @@ mod tests {
         let text = find("speed").unwrap_err().to_string();
         assert_eq!(
             text,
-            "there is no bench speed; there are: trampoline, pack, jit, any, itlb, dispatch"
+            "there is no bench speed; there are: trampoline, pack, jit, any, attach, itlb, dispatch"
         );
     }
 

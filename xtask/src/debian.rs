@@ -25,7 +25,7 @@ const PACKAGES: [(&str, &str); 3] = [
     ("libzstd1", "libzstd.so.1"),
 ];
 /// The names of the programs, examples, benches and test files that open them.
-const OPENED_BY: [&str; 2] = ["any", "hook_any"];
+const OPENED_BY: [&str; 3] = ["any", "attach", "hook_any"];
 const ROOM: RoomMib = RoomMib(256);
 
 /// The libraries in the folder that [`fetched`] gives.

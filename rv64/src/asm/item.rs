@@ -218,6 +218,9 @@ impl Asm {
 
     /// Whether a branch on this has a 16-bit form.
     pub(super) fn has_short_branch(&self, cond: Cond, rs1: Reg, rs2: Reg) -> bool {
+        if !matches!(cond, Cond::Eq | Cond::Ne) {
+            return false;
+        }
         cond.branch(rs1, rs2, Offset::ZERO)
             .compress_for(self.features)
             .is_some()

@@ -107,6 +107,8 @@ pub struct Asm {
     scratch: Option<Reg>,
     /// Whether the last item may not grow, because a label stands at its end.
     sealed: bool,
+    /// Whether the literals have been appended.
+    closed: bool,
     error: Option<AsmError>,
 }
 
@@ -124,6 +126,7 @@ impl Asm {
             bases: Vec::new(),
             scratch: None,
             sealed: false,
+            closed: false,
             error: None,
         }
     }
@@ -284,16 +287,7 @@ impl Asm {
     /// The first [`AsmError`] there was: a mistake in a call before, a label
     /// that is not bound, a target out of reach, a misaligned base.
     pub fn finish(mut self, base: u64) -> Result<Code, AsmError> {
-        if let Some(error) = self.error {
-            return Err(error);
-        }
-        self.close();
-        if let Some(unbound) = self.labels.iter().position(Option::is_none) {
-            return Err(AsmError::Unbound {
-                label: Label(unbound as u32),
-            });
-        }
-        let layout = layout::Layout::settle(&self, layout::Base::At(base))?;
+        let layout = self.settle(base)?;
         let offsets = self
             .labels
             .iter()
@@ -321,6 +315,28 @@ impl Asm {
         let mut all = self.clone();
         all.close();
         layout::Layout::bound(&all)
+    }
+
+    /// The length of the code for `base`, in bytes. Nothing may be appended afterwards.
+    ///
+    /// # Errors
+    /// As [`Asm::finish`].
+    pub fn size_at(&mut self, base: u64) -> Result<usize, AsmError> {
+        let layout = self.settle(base)?;
+        Ok(layout.size() as usize)
+    }
+
+    fn settle(&mut self, base: u64) -> Result<layout::Layout, AsmError> {
+        if let Some(error) = self.error {
+            return Err(error);
+        }
+        self.close();
+        if let Some(unbound) = self.labels.iter().position(Option::is_none) {
+            return Err(AsmError::Unbound {
+                label: Label(unbound as u32),
+            });
+        }
+        layout::Layout::settle(self, layout::Base::At(base))
     }
 
     fn pcrel(&mut self, kind: PcRel, rd: Reg, label: Label) {
@@ -363,9 +379,10 @@ impl Asm {
 
     /// Appends the literals and binds their labels.
     fn close(&mut self) {
-        if self.literals.is_empty() {
+        if self.literals.is_empty() || self.closed {
             return;
         }
+        self.closed = true;
         self.push(Item::PoolAlign);
         for index in 0..self.literals.len() {
             let label = self.literals[index].label;

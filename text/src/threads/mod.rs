@@ -58,6 +58,7 @@ mod sys;
 pub(crate) mod tests;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::error::missing;
@@ -210,6 +211,7 @@ pub(crate) fn pass_by_until(ranges: &[RxRange], patience: Patience) -> Result<()
 /// into a [`TextError::Stuck`], or, if the kernel does not show the thread, into a
 /// [`TextError::ThreadUnseen`] or [`TextError::ThreadsUnseen`].
 pub fn pass_by_watch(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck> {
+    LOOKS.fetch_add(1, Ordering::Relaxed);
     engine::prove(watch, patience)
 }
 
@@ -221,9 +223,18 @@ pub fn may_be_in_handler() -> bool {
     ask::is_interrupting()
 }
 
+/// How often all threads were looked at.
+static LOOKS: AtomicU64 = AtomicU64::new(0);
+
+/// For tests and benches.
+pub(crate) fn look_count() -> u64 {
+    LOOKS.load(Ordering::Relaxed)
+}
+
 /// A thread of this process that blocks signal `signo`, if there is one. `Ok(None)` also where the
 /// kernel shows an emulator's threads instead of ours.
 pub(crate) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
+    LOOKS.fetch_add(1, Ordering::Relaxed);
     engine::blocking(signo)
 }
 

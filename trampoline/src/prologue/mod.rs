@@ -112,6 +112,7 @@ pub struct Prologue {
     /// One for each of `covered`.
     moved: Vec<Moved>,
     scratch: Reg,
+    takes_chain: bool,
 }
 
 /// Covers the instructions that a jump of this `reach` over the function's entry touches.
@@ -134,7 +135,7 @@ impl Prologue {
     fn new(body: &Body<'_>, jump_bytes: u8) -> Result<Self, Refusal> {
         let covered = moved::cover(body, jump_bytes)?;
         let moved = moved::moved(body, &covered)?;
-        refuse_custom_entry(body.entry, body.bytes, RegSet::EMPTY)?;
+        let takes_chain = refuse_custom_entry(body.entry, body.bytes, RegSet::EMPTY)?;
         let written = |set: RegSet, insn: &Covered| set.union(insn.step.writes);
         let written = covered.iter().fold(RegSet::EMPTY, written);
         Ok(Prologue {
@@ -142,7 +143,13 @@ impl Prologue {
             scratch: scratch(written).ok_or(Refusal::NoScratch { entry: body.entry })?,
             covered,
             moved,
+            takes_chain,
         })
+    }
+
+    /// Whether the function finds something in `t2`.
+    pub(crate) fn takes_chain(&self) -> bool {
+        self.takes_chain
     }
 
     /// The address of the function.
@@ -256,31 +263,39 @@ fn scratch(written: RegSet) -> Option<Reg> {
 /// Refuses a function that finds something in a temporary: in one of either kind on the way that
 /// leads straight on from its entry, past branches that are not taken, to the first jump or call; in
 /// a floating-point one on any way. `bytes` are those from `entry` on; what is in `kept` may be read.
-pub(crate) fn refuse_custom_entry(entry: u64, bytes: &[u8], kept: RegSet) -> Result<(), Refusal> {
+///
+/// The answer is whether the function finds something in `t2`, on any way: a nested function of
+/// GNU C gets its static chain there.
+pub(crate) fn refuse_custom_entry(entry: u64, bytes: &[u8], kept: RegSet) -> Result<bool, Refusal> {
     let (mut rest, mut at, mut written) = (bytes, entry, kept);
-    while let Some(step) = step(rest) {
-        let found = step.reads.intersection(RegSet::TEMPORARIES);
-        if let Some(reg) = found.without(written).iter().next() {
-            return Err(Refusal::CustomEntry { at, reg });
+    loop {
+        let mut len_bytes = live::passes(rest, RegSet::TEMPORARIES);
+        if len_bytes.is_none() {
+            let Some(step) = step(rest) else {
+                break;
+            };
+            let found = step.reads.intersection(RegSet::TEMPORARIES);
+            if let Some(reg) = found.without(written).iter().next() {
+                return Err(Refusal::CustomEntry { at, reg });
+            }
+            if step.flow.is_jump() || step.flow.is_call() {
+                break;
+            }
+            written = written.union(step.writes);
+            len_bytes = Some(step.len_bytes.into());
         }
-        if step.flow.is_jump() || step.flow.is_call() {
-            break;
-        }
-        written = written.union(step.writes);
-        at += u64::from(step.len_bytes);
-        rest = rest.get(step.len_bytes.into()..).unwrap_or_default();
+        let len_bytes = len_bytes.unwrap_or(2);
+        at += len_bytes as u64;
+        rest = rest.get(len_bytes..).unwrap_or_default();
     }
-    for (off, found) in live::find(bytes, RegSet::FLOAT_TEMPORARIES) {
+    let chain = RegSet::of(&[T2]);
+    let mut takes_chain = false;
+    for (off, found) in live::find(bytes, RegSet::FLOAT_TEMPORARIES.union(chain)) {
         if let Some(reg) = found.floats().next() {
             let at = entry + off;
             return Err(Refusal::CustomFloatEntry { at, reg });
         }
+        takes_chain |= !found.intersection(chain).is_empty();
     }
-    Ok(())
-}
-
-/// Whether the function that has `bytes` finds something in `t2`, on any way: a nested function of
-/// GNU C, which gets its static chain there.
-pub(crate) fn takes_chain(bytes: &[u8]) -> bool {
-    !live::find(bytes, RegSet::of(&[T2])).is_empty()
+    Ok(takes_chain)
 }
