@@ -504,6 +504,7 @@ mod tests {
             let mut stack = Stack {
                 from,
                 end: Some(self.end()),
+                stop: u64::MAX,
                 spans: &spans,
                 marked,
             };
