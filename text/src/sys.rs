@@ -12,7 +12,7 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
 
 use memmap2::{Mmap, MmapOptions, MmapRaw};
 
@@ -61,6 +61,15 @@ impl BlockedSignals {
             .into_iter()
             .fold(0, |set, signo| set | 1 << (signo - 1));
         set_signal_mask(!open | blocked.before, None);
+        blocked
+    }
+
+    /// All but `open`, which stay as they are, and `heard`, which is let in.
+    pub(crate) fn but_for(open: &[libc::c_int], heard: libc::c_int) -> Self {
+        let blocked = Self::new();
+        let set = |signals: &[libc::c_int]| signals.iter().fold(0, |set, s| set | 1 << (s - 1));
+        let mask = (!set(open) | blocked.before) & !set(&[heard]);
+        set_signal_mask(mask, None);
         blocked
     }
 }
@@ -411,6 +420,17 @@ impl RwView {
         //    page-aligned).
         // 2. Everybody else reads it by instruction fetch or atomic loads.
         unsafe { AtomicU32::from_ptr(at).store(word, Ordering::Release) };
+    }
+
+    /// One aligned store of half a word.
+    pub(crate) fn store_u16(&self, off_bytes: usize, half: u16) {
+        assert!(
+            off_bytes % 2 == 0,
+            "text view: unaligned store at {off_bytes}"
+        );
+        let at = self.at(off_bytes, 2).cast::<u16>();
+        // SAFETY: as in `store_u32`.
+        unsafe { AtomicU16::from_ptr(at).store(half, Ordering::Release) };
     }
 
     /// The word as the file has it.

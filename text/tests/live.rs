@@ -17,6 +17,7 @@ mod live {
     pub(crate) mod park;
     pub(crate) mod threads;
     pub(crate) mod traps;
+    pub(crate) mod waiting;
 }
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

@@ -40,6 +40,11 @@
 //! inside (far), **tail**, **head**, a flush after each. A thread between `auipc` and `jalr` goes
 //! on where the `jalr` leads.
 //!
+//! # Without a trap
+//! Where a thread goes on blocking SIGTRAP, step 1 stores `c.j .` instead: threads that come by wait
+//! in it, for milliseconds (`window`). If step 2 fails then, all is as it was, and it is tried again
+//! for a while. Trap kinds are refused.
+//!
 //! # Hazard windows
 //! | window | covered by |
 //! | --- | --- |
@@ -54,7 +59,8 @@
 //! | a far jump goes away under a thread between its halves | step 2 of undivert |
 //! | a debugger, or another tool, has its own breakpoint there | checked before anything is stored; a breakpoint that we know nothing of is its owner's ([`TextError::HookedByOthers`], and the handler hands the signal on) |
 //! | somebody replaced the handler of SIGTRAP | it is looked for before each step 1, and installed again |
-//! | a thread blocks SIGTRAP; a trap would kill it | looked for before step 1, for a while ([`TextError::SigtrapBlocked`]) |
+//! | a thread blocks SIGTRAP; a trap would kill it | looked for before step 1; if it goes on, the change is made without a trap, or refused ([`TextError::SigtrapBlocked`]) |
+//! | threads wait in `c.j .` for a thread that waits for one of them, or cannot run because of them | a timer, and a priority (`window`) |
 //! | a thread is started, with all signals blocked, after that look or during it; or a child, without handlers | the gate is closed before, and opened after the last flush; in the model, `starting` |
 //! | a thread is past the gate, but has not blocked its signals yet: no look shows it | it is in one system call, or in the few instructions that lead to it, at the end of which it is passed by |
 //! | its parent opens its signals between the list of threads and the look at the parent | two looks in a row |
@@ -90,15 +96,18 @@
 //!   detour. Step 2 does not take its parent for passed by, nor that of a child of `posix_spawn`
 //!   where nothing is held: sites that need step 2 stay traps.
 //! - A child of `posix_spawn` that waits before `exec` (it opens a FIFO, say) keeps SIGTRAP blocked
-//!   in its parent: changes are refused before step 1 ([`TextError::SigtrapBlocked`]).
+//!   in its parent, and the parent cannot be proved outside: changes are refused
+//!   ([`TextError::SigtrapBlocked`]). The same goes for a thread that blocks all signals and never
+//!   sleeps, or comes by the entry so often that it is always found waiting there: nothing shows
+//!   where it is.
 //! - Code that is entered in its covered bytes in another way: see above, the caller's promise.
 //! - A debugger sees our traps before we do.
 //!
 //! # Locks
-//! The text lock, but not in step 2. The handler takes none.
+//! The text lock, but not in step 2 of a change with traps. The handlers take none.
 //!
 //! Key types: [`Detour`], [`DetourKind`]. `gate` comes first and last; `script` is what is done, as
-//! data; `change` does it; `model` tries all interleavings of it. Neighbours: [`crate::poke`]
+//! data; `change` does it, `window` without traps; `model` tries all interleavings of it. Neighbours: [`crate::poke`]
 //! (pads), [`crate::threads`],
 //! [`crate::txn`]. Source: kernel `arch/x86/kernel/alternative.c` (`smp_text_poke_batch_finish`,
 //! which has the same steps with `int3`), `kernel/kprobes.c` (`optimize_all_kprobes`), RISC-V
@@ -110,10 +119,13 @@ mod gate;
 #[cfg(test)]
 mod model;
 mod pass;
+mod rank;
 mod script;
 mod starts;
 mod table;
+mod tick;
 mod trap;
+mod window;
 
 use std::time::{Duration, Instant};
 
@@ -129,6 +141,7 @@ use gate::Held;
 pub(crate) use gate::{Gate, open_in_child, wait_here};
 use script::{Phase, Script, Shape};
 pub(crate) use table::{after_fork, remove as forget};
+pub(crate) use tick::leave;
 
 /// How long threads in the covered bytes are waited for. They need a few instructions to leave; a
 /// site in which one stays is a trap until a later call.
@@ -138,6 +151,12 @@ const PATIENCE_BACK: Duration = Duration::from_secs(5);
 /// How long a thread may block SIGTRAP: it may be in a signal handler, between two calls that set
 /// its mask, or starting.
 const UNBLOCKING: Duration = Duration::from_secs(2);
+/// For how long that is waited for alone. Afterwards changes without traps are tried (`window`).
+const UNBLOCKING_SOON: Duration = Duration::from_millis(50);
+/// How long entries are closed at a time: short for those who wait there, longer if that was not
+/// enough. As long a time, they are open in between.
+const FIRST_WINDOW: Duration = Duration::from_millis(10);
+const LAST_WINDOW: Duration = Duration::from_millis(160);
 
 /// One function's entry, and where its calls shall go.
 #[derive(Clone, Eq, PartialEq, Debug)]
@@ -189,6 +208,9 @@ pub enum DetourState {
 /// [`DetourState::Trap`]; naming the same detour again, later, brings it to its kind. A detour that
 /// is there already is left as it is.
 ///
+/// Where a thread goes on blocking SIGTRAP no trap is laid; calls of a site wait then, for a part of
+/// a second at most, and sites that have to stay traps are refused.
+///
 /// Installs a handler of SIGTRAP when a trap is needed, and leaves it installed. On qemu-user,
 /// which does not show where its threads are, sites that would have to wait stay traps.
 ///
@@ -209,10 +231,9 @@ pub fn divert_all(detours: &[Detour]) -> Result<Vec<DetourState>, TextError> {
         return Ok(Vec::new());
     }
     let mut gate = Held::new();
-    let (state, plans) = planned(&mut gate, |state| check::divert(state, detours))?;
-    let nothing_to_do = |(_, script): &(Shape, Script)| script.from == script.to;
-    let plans: Vec<_> = plans.into_iter().filter(|p| !nothing_to_do(p)).collect();
-    Batch::carry_out(state, plans, IfStuck::StaysTrap, PATIENCE)?;
+    if let Some((state, plans)) = planned(&mut gate, |state| check::divert(state, detours))? {
+        Batch::carry_out(state, plans, IfStuck::StaysTrap, PATIENCE)?;
+    }
     drop(gate);
     let state = state::lock();
     let became = |detour: &Detour| {
@@ -257,24 +278,27 @@ pub fn undivert_all_within(detours: &[Detour], patience: Duration) -> Result<(),
         return Ok(());
     }
     let mut gate = Held::new();
-    let (state, plans) = planned(&mut gate, |state| check::undivert(state, detours))?;
-    Batch::carry_out(state, plans, IfStuck::Fails, patience)
+    match planned(&mut gate, |state| check::undivert(state, detours))? {
+        Some((state, plans)) => Batch::carry_out(state, plans, IfStuck::Fails, patience),
+        None => Ok(()),
+    }
 }
 
 type Plans = Vec<(Shape, Script)>;
 
 /// Plans under the text lock, which is held on return; sees to it that traps, if any are to be
-/// laid, are safe: the gate is closed then, and nobody is starting who came by before.
+/// laid, are safe: the gate is closed then, and nobody is starting who came by before. Where a
+/// thread goes on blocking SIGTRAP, the change is made without traps: `None`.
 fn planned(
     gate: &mut Held,
     plan: impl Fn(&mut State) -> Result<Plans, TextError>,
-) -> Result<(ForkMutexGuard<'static, State>, Plans), TextError> {
+) -> Result<Option<(ForkMutexGuard<'static, State>, Plans)>, TextError> {
     let start = Instant::now();
+    let mut window = FIRST_WINDOW;
     loop {
-        let mut state = state::lock_for_change()?;
-        let plans = plan(&mut state)?;
+        let (mut state, plans) = plan_locked(&plan)?;
         if !plans.iter().any(|(_, script)| script.lays_trap()) {
-            return Ok((state, plans));
+            return Ok(Some((state, plans)));
         }
         trap::install()?;
         if gate.close(&mut state, &plans)? == gate::Change::Closed {
@@ -283,16 +307,38 @@ fn planned(
             continue;
         }
         let Some(tid) = blocking()? else {
-            return Ok((state, plans));
+            return Ok(Some((state, plans)));
         };
+        drop(state);
         if start.elapsed() > UNBLOCKING {
             return Err(TextError::SigtrapBlocked { tid });
         }
+        if start.elapsed() < UNBLOCKING_SOON {
+            std::thread::sleep(Duration::from_millis(1));
+            // Who has come to the gate meanwhile shall not spin.
+            gate.pass_by();
+            continue;
+        }
+        // No traps, no gate.
+        *gate = Held::new();
+        let (mut state, plans) = plan_locked(&plan)?;
+        if Batch::carry_out_waiting(&mut state, plans, window)?.is_some() {
+            return Ok(None);
+        }
         drop(state);
-        std::thread::sleep(Duration::from_millis(1));
-        // Who has come to the gate meanwhile shall not spin.
-        gate.pass_by();
+        std::thread::sleep(window);
+        window = LAST_WINDOW.min(2 * window);
     }
+}
+
+/// Those plans of which something is left to be done.
+fn plan_locked(
+    plan: impl Fn(&mut State) -> Result<Plans, TextError>,
+) -> Result<(ForkMutexGuard<'static, State>, Plans), TextError> {
+    let mut state = state::lock_for_change()?;
+    let mut plans = plan(&mut state)?;
+    plans.retain(|(_, script)| script.from != script.to);
+    Ok((state, plans))
 }
 
 /// A thread that blocks SIGTRAP. Two looks: see `gate`.

@@ -39,22 +39,26 @@ fn bounds(runs: &StackRuns) -> Bounds<'_> {
     }
 }
 
+/// All threads, the caller too.
+pub(super) fn list() -> Result<Vec<i32>, Stuck> {
+    let (mut tids, mut buf) = (Vec::new(), vec![0; BUF_BYTES]);
+    let start = Instant::now();
+    loop {
+        match proc::list_threads(&mut tids, &mut buf) {
+            Ok(()) => return Ok(tids),
+            Err(libc::EAGAIN) if start.elapsed() < LISTING => {}
+            Err(errno) => return Err(unlisted(errno)),
+        }
+    }
+}
+
 /// The first thread that blocks `signo`; the caller counts.
 pub(super) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
     let tasks = proc::open_tasks().map_err(unlisted)?;
     if !proc::shows_this_machine(&tasks) {
         return Ok(None);
     }
-    let (mut tids, mut buf) = (Vec::new(), vec![0; BUF_BYTES]);
-    let start = Instant::now();
-    loop {
-        match proc::list_threads(&mut tids, &mut buf) {
-            Ok(()) => break,
-            Err(libc::EAGAIN) if start.elapsed() < LISTING => {}
-            Err(errno) => return Err(unlisted(errno)),
-        }
-    }
-    for tid in tids {
+    for tid in list()? {
         match proc::blocks_signal(&tasks, tid, signo) {
             Ok(false) => {}
             Ok(true) => return Ok(Some(tid)),
