@@ -617,7 +617,7 @@ impl World {
                 return wrong("a trap after the change");
             }
             if self.closing == Closing::Wait && !is_trap(self.from) {
-                return wrong("a trap where somebody blocks SIGTRAP");
+                return wrong("a trap where SIGTRAP is blocked");
             }
             return Ok(thread.with(Place::Trapped { pc, has_auipc }));
         }

@@ -4,9 +4,9 @@
 //! is about, the steps are the same with another head ([`Script::waiting`]):
 //!
 //! ```text
-//!   close          c.j .          who comes by spins, at the entry, which no step changes under it
-//!   pass by                       nobody in the covered bytes, whatever runs there
-//!   tail, head                    all who wait go where the detour leads
+//!   close          c.j .          a thread that comes by spins at the entry, outside of the tail
+//!   pass by                       no thread is in the covered bytes
+//!   tail, head                    waiting threads go where the detour leads
 //! ```
 //!
 //! # Bounded
@@ -15,8 +15,8 @@
 //! runs all the time and blocks all signals; one waits for a child of `vfork`) the old head is
 //! stored: nothing has changed then. The caller tries again, for longer, after a pause.
 //!
-//! # Who waits, and for whom
-//! | who | is let go |
+//! # Waiting threads
+//! | thread | is let go |
 //! | --- | --- |
 //! | a thread that is asked | the question's handler leads it to the detour's target ([`super::leave`]), as a trap would |
 //! | a thread that blocks all signals, a child of `vfork` | at the end |
@@ -30,8 +30,8 @@
 //!
 //! # Why half-words
 //! Each store is one aligned half of a word that other sites may share; no hart sees a half of it.
-//! The first half-word decides alone what a hart does at the entry. Of the rest, nobody fetches
-//! anything while it is closed.
+//! The first half-word decides alone what a hart does at the entry. Of the rest, no hart
+//! executes anything while it is closed.
 //!
 //! # A refused flush
 //! Closing or opening: a hart that has not heard of it waits, or does what it did; the old head is
@@ -128,7 +128,7 @@ pub(super) fn carry_out(
     };
     let is_held = ticker.hold();
     if !is_proved || !is_held {
-        // Who has not heard of it waits until it fetches anew.
+        // A hart that has not heard of it waits until it fetches anew.
         let _ = (0..FLUSHES).any(|_| closed.open().is_ok());
         return match closing {
             Err(why) => Err(unchanged(why)),

@@ -115,7 +115,7 @@ fn must_fail(what: &str, mutate: impl Fn(&mut World) -> bool) {
         }
     }
     println!("{what}: {nr_wrong} of {nr_mutated} go wrong");
-    assert!(nr_wrong > 0, "{what}: nobody noticed, of {nr_mutated}");
+    assert!(nr_wrong > 0, "{what}: it was not noticed, of {nr_mutated}");
 }
 
 #[test]
