@@ -295,7 +295,22 @@ fn planned(
 ) -> Result<Option<(ForkMutexGuard<'static, State>, Plans)>, TextError> {
     let start = Instant::now();
     let mut window = FIRST_WINDOW;
+    let mut goes_on_blocking = None;
     loop {
+        if let Some(tid) = goes_on_blocking {
+            let (mut state, plans) = plan_locked(&plan)?;
+            if Batch::carry_out_waiting(&mut state, plans, window)?.is_some() {
+                return Ok(None);
+            }
+            drop(state);
+            if start.elapsed() > UNBLOCKING {
+                return Err(TextError::SigtrapBlocked { tid });
+            }
+            std::thread::sleep(window);
+            window = LAST_WINDOW.min(2 * window);
+            goes_on_blocking = blocking()?;
+            continue;
+        }
         let (mut state, plans) = plan_locked(&plan)?;
         if !plans.iter().any(|(_, script)| script.lays_trap()) {
             return Ok(Some((state, plans)));
@@ -313,21 +328,15 @@ fn planned(
         if start.elapsed() > UNBLOCKING {
             return Err(TextError::SigtrapBlocked { tid });
         }
-        if start.elapsed() < UNBLOCKING_SOON {
-            std::thread::sleep(Duration::from_millis(1));
-            // Who has come to the gate meanwhile shall not spin.
-            gate.pass_by();
+        if start.elapsed() > UNBLOCKING_SOON {
+            // No traps, no gate.
+            *gate = Held::new();
+            goes_on_blocking = Some(tid);
             continue;
         }
-        // No traps, no gate.
-        *gate = Held::new();
-        let (mut state, plans) = plan_locked(&plan)?;
-        if Batch::carry_out_waiting(&mut state, plans, window)?.is_some() {
-            return Ok(None);
-        }
-        drop(state);
-        std::thread::sleep(window);
-        window = LAST_WINDOW.min(2 * window);
+        std::thread::sleep(Duration::from_millis(1));
+        // Who has come to the gate meanwhile shall not spin.
+        gate.pass_by();
     }
 }
 

@@ -35,7 +35,7 @@ use crate::txn::Prepared;
 /// Hands `go` where a thread goes on that waits at the closed entry `pc`. Async-signal-safe, and
 /// calls nothing of the C library.
 pub(crate) fn leave(pc: u64, go: impl FnOnce(u64)) {
-    // While the table is being read, nobody who takes the entry out of it goes on.
+    // While the table is being read, a thread that takes the entry out of it waits.
     table::lead(pc, |to| {
         if load_half(RxAddr::new(pc)) == C_J_0 {
             go(to);
@@ -244,7 +244,12 @@ mod handler {
             let now = exchange(*signo, None);
             now.is_some_and(|now| now.sa_sigaction == libc::SIG_DFL)
         })?;
-        exchange(free, Some(&ours()))?;
+        let before = exchange(free, Some(&ours()))?;
+        if before.sa_sigaction != libc::SIG_DFL {
+            // Another thread of the host was faster.
+            exchange(free, Some(&before))?;
+            return None;
+        }
         SIGNAL.store(free, Ordering::Relaxed);
         Some(free)
     }

@@ -48,12 +48,18 @@ impl Fd {
         check(got)
     }
 
-    /// `getdents64` into `buf`.
+    /// `getdents64` into `buf`, with all signals blocked: the kernel ends the list early, and says
+    /// nothing, when one is pending (`filldir64`).
     pub(super) fn list(&self, buf: &mut [u8]) -> Result<usize, Errno> {
+        let args = [
+            self.0 as usize,
+            buf.as_mut_ptr().expose_provenance(),
+            buf.len(),
+        ];
+        let _whole = crate::sys::BlockedSignals::new();
+        // No function of libc: one that is closed (`detour::window`) would not return here.
         // SAFETY: 1. `buf` is writable for its length (a live `&mut`).
-        let got =
-            unsafe { libc::syscall(libc::SYS_getdents64, self.0, buf.as_mut_ptr(), buf.len()) };
-        check(got)
+        unsafe { crate::syscall::syscall(libc::SYS_getdents64, args) }
     }
 }
 

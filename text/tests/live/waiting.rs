@@ -25,7 +25,7 @@ fn block_all() {
 
 /// How long a thread that blocks all signals sleeps between two calls: one that comes by all the
 /// time is found running, waiting at the entry, and is not proved outside.
-const REST: Duration = Duration::from_millis(20);
+const REST: Duration = Duration::from_millis(40);
 
 /// Threads that block all signals, call `f` again and again, and sleep in between.
 fn with_deaf_callers(nr: usize, f: impl Fn() + Sync, while_there: impl FnOnce()) {

@@ -180,14 +180,4 @@ fn with_steps_in_another_order_it_goes_wrong() {
         world.acts.splice(i + 1..i + 1, opened);
         true
     });
-    must_fail("closed by a trap", |world| {
-        let Some(Act::Store(close)) = world.acts.iter_mut().find(|a| matches!(a, Act::Store(_)))
-        else {
-            return false;
-        };
-        let is_closed = close.first().is_some_and(|half| half.new == C_J_0);
-        close.iter_mut().for_each(|half| half.new = C_EBREAK);
-        world.acts.truncate(if is_closed { 3 } else { 0 });
-        is_closed
-    });
 }
