@@ -13,7 +13,7 @@
 use std::marker::PhantomData;
 
 use text::{ForkMutex, RxAddr};
-use trampoline::{Chain, StaticStub, TrampError};
+use trampoline::{Chain, StaticStub, TrampError, Trampolines};
 
 use crate::abi::AbiType;
 use crate::error::Error;
@@ -77,6 +77,7 @@ dispatch_fn!(A B C D E F G);
 #[doc(alias = "BPF_DISPATCHER")]
 pub struct Dispatcher<F> {
     stub: StaticStub,
+    /// Locked under the lock of changes alone, across which no fork comes.
     chain: ForkMutex<Chain>,
     runtime: Runtime,
     _of: PhantomData<fn() -> F>,
@@ -109,16 +110,21 @@ impl<F: DispatchFn> Dispatcher<F> {
     /// that are under way, and calls while this runs, are as good as ever.
     ///
     /// # Errors
-    /// [`Error::Tramp`] with `TooManyTargets`, `OutOfReach`, or when there is no room for code.
+    /// [`Error::Tramp`] with `TooManyTargets`, `OutOfReach`, `Reentered` (this is a program within a
+    /// change of its own thread), or when there is no room for code.
     pub fn set_targets(&self, targets: &[F]) -> Result<(), Error> {
         let targets = targets.iter().map(|f| RxAddr::new(f.addr()));
         let targets: Vec<RxAddr> = targets.collect();
-        let mut now = self.chain.lock();
-        let (mut chain, start) = Chain::new(self.runtime.tramps(), &*F::type_model()?, &targets)?;
-        chain.calls_come_by(&self.stub);
-        self.stub.lead(start)?;
-        // The old one is freed when nobody is in it.
-        *now = chain;
+        let model = F::type_model()?;
+        let old = Trampolines::exclusively(|| {
+            let mut now = self.chain.lock();
+            let (mut chain, start) = Chain::new(self.runtime.tramps(), &model, &targets)?;
+            chain.calls_come_by(&self.stub);
+            self.stub.lead_within_change(start)?;
+            Ok::<_, TrampError>(std::mem::replace(&mut *now, chain))
+        })??;
+        // It is freed when nobody is in it.
+        drop(old);
         Ok(())
     }
 

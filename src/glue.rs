@@ -112,6 +112,10 @@ impl<C> Shared<C> {
         ctx: *const u64,
         body: impl FnOnce(&C, &Call<'_, F>) -> R,
     ) -> Option<R> {
+        if !panics::can_contain() {
+            self.state.add_missed();
+            return None;
+        }
         self.state.add_run();
         // SAFETY: 1. caller's contract.
         let call = unsafe { Call::<F>::new(ctx, &self.model, self.func) };

@@ -38,7 +38,8 @@ impl<F: HookFn> HookBuilder<F> {
         }
     }
 
-    /// Runs `f` before the function.
+    /// Runs `f` before the function, in whatever context that is called:
+    /// [`Runtime::hook`](crate::Runtime::hook) says what the closure must keep to.
     #[doc(alias = "BPF_TRACE_FENTRY")]
     pub fn on_entry(mut self, f: impl Fn(&Call<'_, F>) + Send + Sync + 'static) -> Self {
         self.progs.push(self.site.entry::<F, _>(f));
@@ -66,6 +67,10 @@ impl<F: HookFn> HookBuilder<F> {
 
     /// Asks `f` before the function: `Some(value)` is returned to the caller instead of calling
     /// the function; later overrides are not asked then.
+    ///
+    /// The function's callers rely on what it does and not on its value alone. That an answer keeps
+    /// the function's promises to them is part of what the caller of
+    /// [`Runtime::hook`](crate::Runtime::hook) has promised (*Safety*, 3).
     #[doc(alias = "BPF_MODIFY_RETURN")]
     pub fn override_return(
         mut self,

@@ -36,6 +36,7 @@
 mod abi;
 pub mod bpf;
 mod call;
+mod cancel;
 mod dispatcher;
 mod error;
 mod exclusive;
@@ -71,7 +72,7 @@ pub use static_call::StaticCall;
 #[doc(hidden)]
 pub use static_call::TextStub;
 pub use symbols::{SymbolsError, Tools};
-pub use text::RxAddr;
+pub use text::{DirectReturn, RxAddr};
 pub use trampoline::model;
 pub use trampoline::model::FuncModel;
 pub use trampoline::{EntryKind, MAX_LINKS, Needs, ProgKind, RetFrom, TrampError};

@@ -1,10 +1,20 @@
 //! Panics in closures: counted, reported once a hook, kept away from the hooked program.
+//!
+//! *While the thread panics.* A panic inside the process's panic hook ends the process, and no
+//! `catch_unwind` sees it. So closures do not run there: the call counts as missed. They run in the
+//! destructors of an unwinding, where a panic can be contained. The two are told apart by the filter
+//! that [`install_hook`] puts in front of the panic hook: if the host has replaced the hook since,
+//! and with it the filter, closures run in neither on a thread that had not panicked before.
 
 use std::cell::Cell;
 use std::panic::{self, AssertUnwindSafe};
 use std::ptr;
 use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+use trampoline::Trampolines;
+
+use crate::cancel;
 
 /// The panics of one hook's closures.
 #[derive(Debug, Default)]
@@ -16,6 +26,25 @@ pub(crate) struct Panics {
 thread_local! {
     /// The hook whose closure this thread runs.
     static RUNNING: Cell<*const Panics> = const { Cell::new(ptr::null()) };
+    /// How far the panics of this thread have come.
+    static SEEN: Cell<Seen> = const { Cell::new(Seen::No) };
+}
+
+/// What the filter has seen of this thread's panic.
+#[derive(Copy, Clone, Eq, PartialEq)]
+enum Seen {
+    /// Nothing: the thread does not panic, or the filter has been replaced.
+    No,
+    /// It is in the panic hook.
+    InHook,
+    /// The hook has returned: it is unwinding.
+    Unwinds,
+}
+
+/// Whether a panic of a closure that runs now could be contained.
+#[inline]
+pub(crate) fn can_contain() -> bool {
+    !std::thread::panicking() || SEEN.get() == Seen::Unwinds
 }
 
 impl Panics {
@@ -25,6 +54,7 @@ impl Panics {
 
     /// Runs a closure's body. `None`: it panicked, and that has been counted.
     pub(crate) fn contain<R>(&self, body: impl FnOnce() -> R) -> Option<R> {
+        let _no_cancelling = cancel::disable();
         let outer = RUNNING.replace(self);
         let result = panic::catch_unwind(AssertUnwindSafe(body));
         if let Err(payload) = result {
@@ -46,24 +76,43 @@ impl Panics {
 /// Panics of the program itself are reported as ever.
 pub(crate) fn install_hook() {
     static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        let before = panic::take_hook();
-        panic::set_hook(Box::new(move |info| {
-            // A pointer to compare, never to follow: the flag below it is reached while the
-            // closure runs, on this very thread.
-            let running = RUNNING.get();
-            if running.is_null() {
-                return before(info);
-            }
-            if first_report(running) {
-                before(info);
-                eprintln!(
-                    "rvbpf: the panic above was in a hook's closure; the hooked call goes on. \
+    // The hook cannot be changed by a thread that panics: the next closure brings it.
+    if ONCE.is_completed() || std::thread::panicking() {
+        return;
+    }
+    // The lock of changes: a child of a fork must not find it half done.
+    Trampolines::locked(|| ONCE.call_once(install));
+}
+
+/// Ends a stay in the hook, however it is left.
+struct InHook(Seen);
+
+impl Drop for InHook {
+    fn drop(&mut self) {
+        SEEN.set(self.0);
+    }
+}
+
+fn install() {
+    cancel::find();
+    let before = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        let _in_hook = InHook(Seen::Unwinds);
+        SEEN.set(Seen::InHook);
+        // A pointer to compare, never to follow: the flag below it is reached while the
+        // closure runs, on this very thread.
+        let running = RUNNING.get();
+        if running.is_null() {
+            return before(info);
+        }
+        if first_report(running) {
+            before(info);
+            eprintln!(
+                "rvbpf: the panic above was in a hook's closure; the hooked call goes on. \
 Further panics of this hook are only counted (Hook::stats)."
-                );
-            }
-        }));
-    });
+            );
+        }
+    }));
 }
 
 #[expect(unsafe_code, reason = "the pointer is of the running closure's hook")]

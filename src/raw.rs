@@ -1,13 +1,4 @@
-//! Raw programs: native functions that get the BPF context itself.
-//!
-//! ```text
-//!   ctx[-4 - i]   cookie of the i-th session program; a word higher without the next
-//!   ctx[-3]       what the program was attached with   Needs::COOKIE
-//!   ctx[-2]       address of the function        Needs::IP
-//!   ctx[-1]       slot count, session bits       Needs::META
-//!   ctx[0..n]     argument slots
-//!   ctx[n..]      return slots (at exit; for fmod_ret to write)
-//! ```
+//! Raw programs: native functions that get the BPF context itself. [`RawProg`] draws it.
 //!
 //! Source: `kernel/trace/bpf_trace.c` (`bpf_get_func_arg`, `bpf_get_func_ret`,
 //! `bpf_get_func_ip`, `bpf_session_cookie`).
@@ -16,7 +7,53 @@
 
 use trampoline::{Needs, Prog, ProgKind, RetFrom, meta};
 
-/// A native program before it is attached.
+/// A native program before it is attached ([`HookBuilder::raw`](crate::HookBuilder::raw)). It gets
+/// the kernel's BPF context, an array of 64-bit words:
+///
+/// | word | holds | is there | read by |
+/// | --- | --- | --- | --- |
+/// | `ctx[n..]` | return slots | after the function; in fmod_ret and session programs always | [`get_func_ret`] |
+/// | `ctx[0..n]` | argument slots | always | [`get_func_arg`] |
+/// | `ctx[-1]` | `n` in bits 0 to 7, the session's bits (`trampoline::meta`) | [`Needs::META`]; in session programs always | [`get_func_arg_cnt`], [`session_is_return`] |
+/// | `ctx[-2]` | address of the function | [`Needs::IP`] | [`get_func_ip`] |
+/// | `ctx[-3]` | the attachment's cookie | [`Needs::COOKIE`] | [`get_attach_cookie`] |
+/// | below | the session's 64 bits for this call | session programs | [`session_cookie`] |
+///
+/// *Slots.* One for each argument that takes one register or one word of the stack; a value of two
+/// registers has two. [`FuncModel::slots`](crate::FuncModel::slots) lists them in order, and where
+/// each comes from. Integers narrower than 64 bits are extended as in a register; a float lies in
+/// the lower bits of its slot as in a floating-point register. A function of which nothing is known
+/// ([`FuncModel::untyped`](crate::FuncModel::untyped)) has those of all argument registers, and the
+/// return slots `a0`, `a1`, `fa0`, `fa1`.
+///
+/// *Writing.* An fmod_ret program of [`RawProg::fmod_ret_slots`] writes return slots, a session
+/// program its own 64 bits; nothing else may be written. The context is gone when the program has
+/// returned.
+///
+/// ```no_run
+/// use rvbpf::{Needs, RawProg, Runtime, get_func_ip};
+/// use std::ffi::{c_char, c_long};
+/// use std::sync::atomic::{AtomicU64, Ordering};
+///
+/// static LAST: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+///
+/// unsafe extern "C" fn watch(ctx: *mut u64) -> u64 {
+///     // SAFETY: `atol` has one argument, and the program asks for `Needs::IP`.
+///     let words = unsafe { [*ctx, get_func_ip(ctx)] };
+///     for (last, word) in LAST.iter().zip(words) {
+///         last.store(word, Ordering::Relaxed);
+///     }
+///     0 // not looked at: the program is no fmod_ret
+/// }
+///
+/// # fn main() -> Result<(), rvbpf::Error> {
+/// let atol: unsafe extern "C" fn(*const c_char) -> c_long = libc::atol;
+/// let rt = Runtime::new()?;
+/// // SAFETY: a function of this type; the program may run anywhere, and returns.
+/// let hook = unsafe { rt.hook(atol)?.raw(RawProg::fentry(watch).needs(Needs::IP)) }.attach()?;
+/// # drop(hook);
+/// # Ok(()) }
+/// ```
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct RawProg(pub(crate) Prog);

@@ -6,11 +6,11 @@
 )]
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
 use symbols::Tools;
-use text::{Lookup, RxAddr};
+use text::{Deadline, Lookup, RxAddr};
 use trampoline::indirect::Workshop;
 use trampoline::{FuncModel, TrampError, TrampStats, Trampolines, Traps};
 
@@ -125,6 +125,31 @@ impl Runtime {
     ///
     /// # Safety
     /// 1. `f` points to a function of this very type.
+    /// 2. What is added to the builder may run wherever the function is called, in the place of a
+    ///    call from it:
+    ///
+    /// | the function is called | then a closure must not |
+    /// | --- | --- |
+    /// | in a signal handler | wait for what the interrupted code holds: locks, the allocator (`println!` takes one and uses the other) |
+    /// | by the allocator (`malloc`, `free`, `mmap`) | count on an allocation being seen; it may allocate: see below |
+    /// | with a lock held, by the function's own library | call what takes that lock |
+    /// | by a thread that begins or ends | use thread-locals with destructors (they may be gone; to use one registers it, under the dynamic linker's lock) |
+    /// | between `fork` and `exec` in a process of several threads | take locks that another thread may have held at the fork, the allocator's where it frees none |
+    /// | in a child of `vfork`, or of `posix_spawn` | change memory that the parent does not expect to change: it is the parent's |
+    ///
+    ///    A closure must return: it must not `longjmp` out, end its thread, or switch stacks.
+    ///    A panic is contained.
+    /// 3. An answer of [`override_return`](HookBuilder::override_return) keeps the promises of the
+    ///    function to all its callers, not to the closure's author alone: `pthread_mutex_lock` that
+    ///    is answered by 0 lets two threads into what one must be in, `malloc` must give memory that
+    ///    is free and stays so, or null.
+    ///
+    /// # Recursion
+    /// A closure that calls, however indirectly, the function that it is attached to does not run
+    /// again: the call goes straight to the function and counts as
+    /// [`missed`](crate::HookStats::missed). So a closure on `malloc` may allocate. Closures on
+    /// *other* functions that it calls do run, up to eleven within each other; deeper ones are
+    /// missed. The same holds for a signal handler that interrupts a closure.
     pub unsafe fn hook<F: HookFn>(&self, f: F) -> Result<HookBuilder<F>, Error> {
         let model = f.model()?;
         self.begin(f.addr(), model)
@@ -138,6 +163,7 @@ impl Runtime {
     ///
     /// # Safety
     /// 1. If there is a function at `addr`, it is as `model` says.
+    /// 2. The rest as for [`Runtime::hook`].
     pub unsafe fn hook_addr(
         &self,
         addr: *const (),
@@ -155,6 +181,7 @@ impl Runtime {
     ///
     /// # Safety
     /// 1. The function is as `model` says.
+    /// 2. The rest as for [`Runtime::hook`].
     pub unsafe fn hook_symbol(
         &self,
         object: Option<&str>,
@@ -211,15 +238,14 @@ impl Runtime {
     /// ran programs that make tail calls.
     #[doc(alias = "synchronize_rcu_tasks")]
     pub fn synchronize(&self, patience: Duration) -> Result<(), Error> {
-        let end = Instant::now() + patience;
+        let end = Deadline::after(patience);
         // First: what tables hold may be programs in arrays.
         let retired = self.inner.ops.synchronize(patience);
         if retired > 0 {
             return Err(TrampError::StillInUse { retired }.into());
         }
-        let left = || end.saturating_duration_since(Instant::now());
-        self.inner.tramps.synchronize(left())?;
-        match bpf::synchronize(left()) {
+        self.inner.tramps.synchronize(end.left())?;
+        match bpf::synchronize(end.left()) {
             0 => Ok(()),
             retired => Err(TrampError::StillInUse { retired }.into()),
         }

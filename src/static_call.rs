@@ -17,7 +17,7 @@ use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use text::RxAddr;
-use trampoline::{StaticStub, TrampError};
+use trampoline::{StaticStub, TrampError, Trampolines};
 
 use crate::error::Error;
 use crate::runtime::Runtime;
@@ -65,7 +65,8 @@ impl<F: MemberFn> StaticCall<F> {
     ///
     /// # Errors
     /// [`Error::Tramp`] with `OutOfReach`: the target is farther than 2 GiB from the stub; with
-    /// `Text`, when text cannot be changed.
+    /// `Text`, when text cannot be changed; with `Reentered`, in a program within a change of its
+    /// own thread.
     pub fn update(&self, target: F) -> Result<(), Error> {
         Ok(self.stub.lead(RxAddr::new(target.addr()))?)
     }
@@ -97,7 +98,8 @@ impl TextStub {
             None => {
                 // SAFETY: 1. caller's contract. Whoever comes second throws away what it read.
                 let stub = unsafe { StaticStub::in_text(at) }?;
-                self.0.get_or_init(|| stub)
+                // The lock of changes: a child of a fork must not find it half set.
+                Trampolines::locked(|| self.0.get_or_init(|| stub))
             }
         };
         Ok(stub.lead(RxAddr::new(target.addr()))?)

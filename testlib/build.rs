@@ -34,7 +34,8 @@ fn main() {
     if env::var("CARGO_CFG_TARGET_ARCH").as_deref() == Ok("riscv64") {
         compile_functions();
         compile_throws();
-        link_on_load();
+        link_libraries();
+        link_private();
         compile_generated(seed, count as usize);
     }
 }
@@ -56,8 +57,10 @@ fn compile_functions() {
     let mut build = compiler();
     build.flag(PAD).files([
         "c/functions.c",
+        "c/nested.c",
         "c/ops.c",
         "c/sites.c",
+        "c/twice.c",
         "c/pads.S",
         "c/gate.S",
     ]);
@@ -75,18 +78,35 @@ fn compile_throws() {
     build.file("cxx/throws.cpp").compile("testlib_throws");
 }
 
-/// A library that is opened by tests, bound as late as can be.
-fn link_on_load() {
+/// Libraries that are opened by tests, bound as late as can be.
+fn link_libraries() {
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
-    let mut command = compiler()
-        .opt_level(2)
-        .pic(true)
-        .get_compiler()
-        .to_command();
-    command.args(["-shared", "-Wl,-z,lazy", "c/onload.c", "-o"]);
-    let status = command.arg(out.join("onload.so")).status();
+    for name in ["onload", "tlsword"] {
+        let mut command = compiler()
+            .opt_level(2)
+            .pic(true)
+            .get_compiler()
+            .to_command();
+        command.args(["-shared", "-Wl,-z,lazy", &format!("c/{name}.c"), "-o"]);
+        let status = command.arg(out.join(format!("{name}.so"))).status();
+        let is_linked = status.as_ref().is_ok_and(std::process::ExitStatus::success);
+        assert!(is_linked, "linking {name}.so: {status:?}");
+    }
+}
+
+/// A library with an unwinder of its own, without the symbols of its file.
+fn link_private() {
+    let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
+    let mut build = compiler();
+    build.cpp(true).opt_level(2).pic(true);
+    let mut command = build.get_compiler().to_command();
+    command.args(["-shared", "-s", "-static-libgcc", "-static-libstdc++"]);
+    command
+        .args(["cxx/private.cpp", "-o"])
+        .arg(out.join("private.so"));
+    let status = command.status();
     let is_linked = status.as_ref().is_ok_and(std::process::ExitStatus::success);
-    assert!(is_linked, "linking onload.so: {status:?}");
+    assert!(is_linked, "linking private.so: {status:?}");
 }
 
 fn compile_generated(seed: u64, count: usize) {

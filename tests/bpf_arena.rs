@@ -6,7 +6,7 @@ use std::thread;
 
 use rvbpf::Features;
 use rvbpf::Runtime;
-use rvbpf::bpf::BpfReg::{R0, R1, R2, R3, R4, R5, R6};
+use rvbpf::bpf::BpfReg::{R0, R1, R2, R3, R4, R5, R6, R10};
 use rvbpf::bpf::{
     AluOp, Arena, ArenaOp, AtomicOp, BpfProg, BpfReg, Callee, Cond, Env, Extend, Fault, Fetch,
     Imm64, Interpreter, LoadError, MapObject, Op, Operand, Options, Program, ProgramBuilder,
@@ -181,6 +181,87 @@ fn every_access_reaches_pages_and_faults_where_there_are_none() {
         }
     }
     assert_eq!(arena.pages(), 1);
+}
+
+/// Misaligned atomics, at every byte and over the end of a page: what they bring is 0, and nothing
+/// is stored; in an arena, on the stack and in other memory alike. Without Zabha, narrow ones would
+/// work on the word around them; with Zama16b, all would be carried out.
+#[test]
+fn misaligned_atomics_bring_0_and_store_nothing() {
+    let arena = Arena::new(16).unwrap();
+    let page = arena.alloc(2).unwrap();
+    let second = page + arena.page_bytes();
+    let env = Env::new().arena(&arena);
+    let plain = [0xa5_u8; 32];
+    let set = || {
+        arena.write(page, &plain).unwrap();
+        arena.write(second - 16, &plain).unwrap();
+    };
+    let get = |at| {
+        let mut bytes = [0; 32];
+        arena.read(at, &mut bytes).unwrap();
+        bytes
+    };
+    for access in accesses() {
+        let (brings, size) = match access {
+            Op::Atomic { op, size, .. } => (op.result(R3), size),
+            Op::LoadAcquire { size, dst, .. } => (Some(dst), size),
+            Op::StoreRelease { size, .. } => (None, size),
+            _ => continue,
+        };
+        let regs = [
+            (R0, 0x8888_9999_aaaa_bbbb_u64, 1),
+            (R3, 0x1122_3344_5566_7788, 3),
+            (R4, 5, 5),
+        ];
+        let want = regs.iter().fold(0_u64, |sum, (reg, value, by)| {
+            let value = if brings == Some(*reg) { 0 } else { *value };
+            sum.wrapping_add(value.wrapping_mul(*by))
+        });
+        let offset = mixed(&[Op::Arena(ArenaOp::of(access).unwrap())]);
+        let through_cast = mixed(&[cast(R2, R2, 0), access]);
+        let bytes = size.bytes();
+        let misaligned = |at: &u32| at % bytes != 0;
+        for program in [&offset, &through_cast] {
+            let sides = Sides::new(program, &env);
+            let text = program.disassemble();
+            let places = (page..page + 8).chain(second - 4..second);
+            for at in places.filter(misaligned) {
+                let results = sides.results([0, at.into(), 0, 0, 0], set);
+                let all = results.iter().all(|r| *r == want);
+                assert!(all, "{results:x?}, not {want:x}, at {at:#x}\n{text}");
+                assert_eq!((get(page), get(second - 16)), (plain, plain), "\n{text}");
+            }
+        }
+        // Outside of arenas: the stack, by its register.
+        for off in (-16_i16..-8).filter(|off| off.rem_euclid(bytes as i16) != 0) {
+            let moved = match access {
+                Op::Atomic { op, size, src, .. } => Op::Atomic {
+                    op,
+                    size,
+                    dst: R10,
+                    off,
+                    src,
+                },
+                Op::LoadAcquire { size, dst, .. } => Op::LoadAcquire {
+                    size,
+                    dst,
+                    src: R10,
+                    off,
+                },
+                Op::StoreRelease { size, src, .. } => Op::StoreRelease {
+                    size,
+                    dst: R10,
+                    off,
+                    src,
+                },
+                _ => continue,
+            };
+            let program = mixed(&[moved]);
+            let no_env = Env::new();
+            Sides::new(&program, &no_env).assert([0; 5], want);
+        }
+    }
 }
 
 /// Offsets of 16 bits stay in the guards, on both sides of the window.

@@ -72,6 +72,11 @@ fn atomics() {
 }
 
 #[test]
+fn misaligned_atomics() {
+    check(&rows::misaligned_atomics());
+}
+
+#[test]
 fn the_stack() {
     check(&rows::stack());
 }

@@ -9,12 +9,16 @@
 #[path = "common/mod.rs"]
 mod common;
 
+#[path = "semantics/direct.rs"]
+mod direct;
 #[path = "semantics/ends.rs"]
 mod ends;
 #[path = "semantics/jumps.rs"]
 mod jumps;
 #[path = "semantics/leave.rs"]
 mod leave;
+#[path = "semantics/nested.rs"]
+mod nested;
 #[path = "semantics/order.rs"]
 mod order;
 #[path = "semantics/raw.rs"]

@@ -23,9 +23,10 @@
 use std::mem::Discriminant;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering, fence};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
+use text::Deadline;
 use thiserror::Error;
 use trampoline::{TrampError, Trampolines};
 
@@ -353,10 +354,10 @@ pub(crate) fn settle() -> usize {
 
 /// Waits until nothing is retired; how much still is.
 pub(crate) fn synchronize(patience: Duration) -> usize {
-    let end = Instant::now() + patience;
+    let end = Deadline::after(patience);
     loop {
         let left = settle();
-        if left == 0 || Instant::now() >= end {
+        if left == 0 || end.is_over() {
             return left;
         }
         std::thread::sleep(Duration::from_millis(1));

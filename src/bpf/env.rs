@@ -21,6 +21,7 @@ use super::error::Reason;
 use super::objects::{MapObject, Objects};
 use super::op::{Callee, Imm64, Op, Size};
 use super::program::Program;
+use super::regs::{RegSet, first_args};
 
 /// How a value fills 64 bits.
 #[derive(Copy, Clone, Eq, PartialEq, Hash, Debug)]
@@ -127,6 +128,8 @@ pub struct Import {
     pub(crate) addr: u64,
     pub(crate) args: [Fill; 5],
     pub(crate) ret: Fill,
+    /// How many arguments a program must have set.
+    pub(crate) arity: u32,
     /// What compiled code does instead of the call.
     pub(crate) inline: Option<Inline>,
 }
@@ -159,7 +162,8 @@ macro_rules! host_fn {
                 #[allow(unused_mut, reason = "functions without arguments")]
                 let mut args = [Fill::Whole; 5];
                 $(args[$i] = $arg::FILL.of_arg();)*
-                Import { addr: self as usize as u64, args, ret: Ret::FILL, inline: None }
+                let arity = <[usize]>::len(&[$($i),*]) as u32;
+                Import { addr: self as usize as u64, args, ret: Ret::FILL, arity, inline: None }
             }
         }
     };
@@ -181,7 +185,9 @@ host_fns! {
     (A 0 B 1 C 2 D 3 E 4)
 }
 
-/// `bpf_tail_call`. Kernel: `___BPF_FUNC_MAPPER`.
+/// `bpf_trace_printk`. Kernel: `___BPF_FUNC_MAPPER`.
+const TRACE_PRINTK: i32 = 6;
+/// `bpf_tail_call`.
 const TAIL_CALL: i32 = 12;
 /// `bpf_loop`.
 const LOOP: i32 = 181;
@@ -232,7 +238,12 @@ impl Env {
     /// 1. The function may be called with whatever programs of this environment pass it, and
     ///    returns.
     pub unsafe fn helper(mut self, id: i32, func: impl HostFn) -> Self {
-        self.helpers.insert(id, func.import());
+        let mut import = func.import();
+        if id == TRACE_PRINTK {
+            // Its format says what follows the first two. Kernel: `ARG_DONTCARE`.
+            import.arity = import.arity.min(2);
+        }
+        self.helpers.insert(id, import);
         self
     }
 
@@ -346,6 +357,17 @@ impl Env {
             Callee::Host { id, .. } => self.host.get(&id),
             Callee::Local(_) => None,
         }
+    }
+
+    /// The argument registers that a call out of the program reads.
+    pub(crate) fn args_of(&self, callee: Callee) -> RegSet {
+        let count = match self.control(callee) {
+            Some(Control::TailCall) => 3,
+            Some(Control::Loop) => 4,
+            Some(Control::Throw) => 1,
+            None => self.import(callee).map_or(0, |import| import.arity),
+        };
+        first_args(count)
     }
 
     /// Whether compiled code calls somebody for a call.

@@ -184,6 +184,16 @@ pub enum Reason {
         /// The element.
         target: usize,
     },
+    /// A jump through a register that a jump table of another function may have set. Kernel:
+    /// `-EINVAL`.
+    #[error(
+        "jumps through {reg}, which may come from the jump table of another function: a table \
+         serves the function that its elements are in"
+    )]
+    ForeignTable {
+        /// The register.
+        reg: BpfReg,
+    },
     /// A reference into the middle of a jump table's element.
     #[error("refers to byte {off} of the jump table at map {map}, where no element begins")]
     TableElement {

@@ -11,13 +11,14 @@
 //!   the program, which lives as long as it does.
 //!
 //! What is not found goes to the handler that was there before; if there was none, the process
-//! dies of its fault, after a line that names the program if it was one. A handler that is
-//! installed later comes first, and is expected to hand on what is not its own, as usual. The
-//! handler is installed with the first program that has such accesses.
+//! dies of its fault, after a line that names the program if it was one. The handler is installed
+//! with the first program that has such accesses, and put before what the host has installed since
+//! with each further one ([`text::signal::Chain`]). Between the two a handler of the host comes
+//! first, and is expected to hand on what is not its own, as usual.
 //!
 //! What it cannot do: a thread that has the signal blocked, or is in a handler of it that was
 //! installed without SA_NODEFER, dies of the fault (the kernel asks nobody then). A handler from
-//! before is called on the stack and with the mask of ours.
+//! before is called on the stack of ours.
 //!
 //! Key types: [`Registered`], [`Probe`]. Neighbours: `jit` makes the table, `loaded` registers it.
 //! Source: kernel `arch/riscv/mm/extable.c` (`ex_handler_bpf`); `sigaction(2)`.
@@ -194,34 +195,28 @@ mod handler {
 
 #[cfg(target_arch = "riscv64")]
 mod handler {
-    use std::sync::Once;
-    use std::sync::atomic::{AtomicPtr, Ordering};
+    use text::signal::{Action, Cause, Chain};
+    use text::syscall::syscall;
 
     use super::{Table, table_at};
 
-    const SIGNALS: [libc::c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
-    /// What was there before, for each of [`SIGNALS`]; never freed.
-    static BEFORE: [AtomicPtr<libc::sigaction>; 2] =
-        [const { AtomicPtr::new(std::ptr::null_mut()) }; 2];
+    static SEGV: Chain = Chain::new(libc::SIGSEGV);
+    static BUS: Chain = Chain::new(libc::SIGBUS);
 
+    /// Makes sure that faults come to us first. Under the change lock.
     pub(super) fn install() {
-        static ONCE: Once = Once::new();
-        ONCE.call_once(|| {
-            for (signal, before) in SIGNALS.into_iter().zip(&BEFORE) {
-                // SAFETY: 1. all zeros is an action: the default one, and no signals.
-                let mut ours: libc::sigaction = unsafe { std::mem::zeroed() };
-                ours.sa_sigaction = on_fault as *const () as usize;
-                // On the stack that the thread keeps for this, if it does.
-                ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-                let old = Box::leak(Box::new(ours));
-                // SAFETY: 1. `old` is live.
-                unsafe { libc::sigaction(signal, std::ptr::null(), old) };
-                // Known before it can be asked for.
-                before.store(old, Ordering::Release);
-                // SAFETY: 1. `ours` is live; `on_fault` is async-signal-safe.
-                unsafe { libc::sigaction(signal, &raw const ours, std::ptr::null_mut()) };
-            }
-        });
+        // On the stack that the thread keeps for this, if it does.
+        let flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+        let ours = Action {
+            handler: on_fault as *const () as usize,
+            flags: flags as u64,
+            mask: 0,
+        };
+        for chain in [&SEGV, &BUS] {
+            // The kernel refuses no handler of these.
+            // SAFETY: 1. `on_fault` takes no lock, calls nothing of libc, and hands on.
+            let _ = unsafe { chain.come_first(&ours) };
+        }
     }
 
     unsafe extern "C" fn on_fault(
@@ -252,65 +247,16 @@ mod handler {
             }
             say(table, signal, pc);
         }
-        let from = if is_a_fault {
-            From::Fault
-        } else {
-            From::Sender
+        let chain = match signal {
+            libc::SIGBUS => &BUS,
+            _ => &SEGV,
+        };
+        let cause = match is_a_fault {
+            true => Cause::Fault,
+            false => Cause::Sent,
         };
         // SAFETY: 1. the kernel's own arguments.
-        unsafe { hand_on(from, signal, info, context) };
-    }
-
-    /// Why there is a signal.
-    #[derive(Copy, Clone, Eq, PartialEq)]
-    enum From {
-        /// An instruction faulted, and will be executed again.
-        Fault,
-        /// Somebody sent it.
-        Sender,
-    }
-
-    /// # Safety
-    /// 1. The arguments are those of a handler.
-    unsafe fn hand_on(
-        from: From,
-        signal: libc::c_int,
-        info: *mut libc::siginfo_t,
-        context: *mut libc::c_void,
-    ) {
-        let which = usize::from(signal == libc::SIGBUS);
-        // SAFETY: 1. set before the handler was installed, never freed.
-        let before = unsafe { &*BEFORE[which].load(Ordering::Acquire) };
-        match before.sa_sigaction {
-            libc::SIG_IGN if from == From::Sender => {}
-            libc::SIG_DFL | libc::SIG_IGN => {
-                // A fault that is ignored would come again for ever; the kernel kills, too.
-                // SAFETY: 1. all zeros is the default action.
-                let default: libc::sigaction = unsafe { std::mem::zeroed() };
-                // SAFETY: 1. it is live.
-                unsafe { libc::sigaction(signal, &raw const default, std::ptr::null_mut()) };
-                if from == From::Sender {
-                    // It does not come again by itself.
-                    // SAFETY: 1. takes numbers alone.
-                    unsafe { libc::raise(signal) };
-                }
-            }
-            handler if before.sa_flags & libc::SA_SIGINFO != 0 => {
-                type Full =
-                    unsafe extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc::c_void);
-                // SAFETY: 1. it was installed as a handler of this kind.
-                let handler = unsafe { std::mem::transmute::<usize, Full>(handler) };
-                // SAFETY: 1. caller's contract.
-                unsafe { handler(signal, info, context) };
-            }
-            handler => {
-                type Short = unsafe extern "C" fn(libc::c_int);
-                // SAFETY: 1. it was installed as a handler of this kind.
-                let handler = unsafe { std::mem::transmute::<usize, Short>(handler) };
-                // SAFETY: 1. caller's contract.
-                unsafe { handler(signal) };
-            }
-        }
+        unsafe { chain.hand_on(cause, info, context) };
     }
 
     /// A line about a fault that is the program's own, by system call alone.
@@ -324,16 +270,11 @@ mod handler {
             _ => b": SIGSEGV at ",
         };
         let parts: [&[u8]; 5] = [b"BPF program ", table.name.as_bytes(), what, &hex, b"\n"];
-        // SAFETY: 1. takes nothing; the place is this thread's own.
-        let errno = unsafe { libc::__errno_location() };
-        // SAFETY: 1. it is live as long as the thread.
-        let before = unsafe { errno.read() };
         for part in parts {
+            let at = part.as_ptr().expose_provenance();
             // SAFETY: 1. the bytes are live. Whether they arrive does not matter.
-            unsafe { libc::syscall(libc::SYS_write, 2, part.as_ptr(), part.len()) };
+            let _ = unsafe { syscall(libc::SYS_write, [2, at, part.len()]) };
         }
-        // SAFETY: 1. as above.
-        unsafe { errno.write(before) };
     }
 }
 

@@ -186,7 +186,7 @@ impl<'a> Interpreter<'a> {
                     run.leave(r0)
                 }
                 Op::Call(callee) => match (self.env.control(callee), callee) {
-                    (Some(control), _) => self.control(&mut run, control)?,
+                    (Some(control), _) => self.control(&mut run, at, control)?,
                     (None, Callee::Local(off)) => {
                         let (to, args) = (target(at, off) as usize, &frame.regs[1..6]);
                         let callee = Frame::new(frame.program.clone(), to, args);
@@ -216,11 +216,14 @@ impl<'a> Interpreter<'a> {
     }
 
     /// A call that is none; the result, if it ends the run.
-    fn control(&self, run: &mut Run<'a>, control: Control) -> Result<Option<u64>, Stop> {
-        let Some(Frame { regs, .. }) = run.frames.last() else {
+    fn control(&self, run: &mut Run<'a>, at: usize, control: Control) -> Result<Option<u64>, Stop> {
+        let Some(Frame { regs, program, .. }) = run.frames.last() else {
             return Ok(None);
         };
-        let regs = *regs;
+        let (mut regs, unset) = (*regs, program.unset_args(at));
+        for reg in BpfReg::ALL.into_iter().filter(|reg| unset & bit(*reg) != 0) {
+            regs[reg.index()] = 0;
+        }
         let r0 = match control {
             Control::Throw => return Ok(run.throw(regs[1])),
             Control::TailCall => {
@@ -359,7 +362,8 @@ impl<'a> Interpreter<'a> {
         arena
     }
 
-    /// An access to memory; where the arena has no page, what is loaded is 0.
+    /// An access to memory; where the arena has no page, or a misaligned atomic one, what is loaded
+    /// is 0.
     ///
     /// # Safety
     /// 1. It is sound, unless it is the arena's.
@@ -367,6 +371,7 @@ impl<'a> Interpreter<'a> {
         // SAFETY: 1. caller's contract; in the arena the page is there.
         let access = || unsafe { access(op, &frame.regs, addr) };
         let result = match self.arena {
+            _ if is_misaligned(op, addr) => None,
             Some(arena) => arena.access(addr, size.bytes().into(), access),
             None => Some(access()),
         };
@@ -483,6 +488,12 @@ pub(crate) fn check_imports(program: &Program, env: &Env) -> Result<(), Refusal>
             continue;
         };
         check_import(op, env).map_err(|reason| Refusal { insn, reason })?;
+        let Op::Call(callee) = op else { continue };
+        let unset = program.unset_args(insn) & env.args_of(callee);
+        if let Some(reg) = BpfReg::ALL.into_iter().find(|reg| unset & bit(*reg) != 0) {
+            let reason = Reason::Unset { reg };
+            return Err(Refusal { insn, reason });
+        }
     }
     Ok(())
 }
@@ -625,10 +636,20 @@ fn place(op: Op) -> (BpfReg, i16, Size) {
     }
 }
 
+/// Whether an access is atomic and its address no multiple of its size.
+fn is_misaligned(op: Op, addr: u64) -> bool {
+    match op {
+        Op::Atomic { size, .. } | Op::LoadAcquire { size, .. } | Op::StoreRelease { size, .. } => {
+            addr % u64::from(size.bytes()) != 0
+        }
+        _ => false,
+    }
+}
+
 /// Does an access; what goes to the register that it writes, if it writes one.
 ///
 /// # Safety
-/// 1. It is sound.
+/// 1. It is sound, and aligned if it is atomic.
 unsafe fn access(op: Op, regs: &[u64; 11], addr: u64) -> u64 {
     let get = |reg: BpfReg| regs[reg.index()];
     match op {

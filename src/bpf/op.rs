@@ -456,7 +456,8 @@ pub enum Op {
         off: i16,
         src: Operand,
     },
-    /// `*(size *)(dst + off)` is changed, whole.
+    /// `*(size *)(dst + off)` is changed, whole. At an address that is no multiple of the size
+    /// nothing is changed, and what it brings is 0: this, too, on every machine.
     Atomic {
         op: AtomicOp,
         size: Size,
@@ -464,14 +465,15 @@ pub enum Op {
         off: i16,
         src: BpfReg,
     },
-    /// `dst = *(size *)(src + off)`, zero-extended, before everything that follows.
+    /// `dst = *(size *)(src + off)`, zero-extended, before everything that follows; 0 if it is
+    /// misaligned.
     LoadAcquire {
         size: Size,
         dst: BpfReg,
         src: BpfReg,
         off: i16,
     },
-    /// `*(size *)(dst + off) = src`, after everything before.
+    /// `*(size *)(dst + off) = src`, after everything before; nothing is stored if it is misaligned.
     StoreRelease {
         size: Size,
         dst: BpfReg,

@@ -8,6 +8,7 @@ use super::error::{Reason, Refusal};
 use super::insn::{BpfInsn, INSN_BYTES};
 use super::line::LineInfo;
 use super::op::Op;
+use super::regs::RegSet;
 use super::tables::{JumpTable, Tables};
 use super::verify;
 
@@ -36,6 +37,8 @@ pub struct Program {
     lines: Arc<[LineInfo]>,
     /// Of indices of instructions.
     tables: Arc<Tables>,
+    /// Calls out of the program before which some argument registers are not set, in order.
+    unset_args: Arc<[(usize, RegSet)]>,
     extra: Extra,
 }
 
@@ -85,16 +88,18 @@ impl Program {
     ///
     /// # Errors
     /// As [`Program::new`]; [`Reason::NoTable`], [`Reason::TableTarget`], [`Reason::TableTwice`],
+    /// [`Reason::ForeignTable`],
     /// [`Reason::ValueBounds`].
     pub fn with_extra(insns: Vec<BpfInsn>, extra: Extra) -> Result<Self, Refusal> {
-        let (ops, funcs) = verify::verify(&insns, &extra)?;
+        let verified = verify::verify(&insns, &extra)?;
         Ok(Self {
             name: "unnamed".into(),
             insns: insns.into(),
-            ops: ops.into(),
-            funcs: funcs.into(),
+            ops: verified.ops.into(),
+            funcs: verified.funcs.into(),
             lines: Arc::default(),
             tables: Arc::new(Tables::new(&extra.jump_tables)),
+            unset_args: verified.unset_args.into(),
             extra,
         })
     }
@@ -164,6 +169,13 @@ impl Program {
     /// The tables that its jumps through registers go by, with indices of instructions.
     pub(crate) fn tables(&self) -> &Tables {
         &self.tables
+    }
+
+    /// The argument registers that are not set on every path to the call at `at`, which leads out of
+    /// the program.
+    pub(crate) fn unset_args(&self, at: usize) -> RegSet {
+        let found = self.unset_args.binary_search_by_key(&at, |(at, _)| *at);
+        found.map_or(0, |i| self.unset_args[i].1)
     }
 
     /// The functions in order; the first is where the program begins.

@@ -18,6 +18,11 @@ pub(crate) const CALLER_SAVED: RegSet = 0b11_1111;
 /// The registers that hold arguments.
 pub(crate) const ARGS: RegSet = 0b11_1110;
 
+/// The registers of the first `count` arguments.
+pub(crate) const fn first_args(count: u32) -> RegSet {
+    ARGS & ((2 << count) - 1)
+}
+
 fn operand_bit(src: Operand) -> RegSet {
     match src {
         Operand::Reg(reg) => bit(reg),

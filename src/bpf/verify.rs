@@ -5,8 +5,14 @@
 //! | decode | unknown codes, reserved fields, missing halves, writes of `r10` |
 //! | functions | calls to nowhere, jumps out of a function or into a constant, ends without exit |
 //! | tables | jump tables that lead to nowhere, jumps without one |
+//! | calls | recursion, functions that nothing calls |
 //! | paths | unreachable instructions, registers that nobody has set, stack beyond its bounds |
-//! | calls | recursion, too many frames, too much stack together |
+//! | depth | too many frames, too much stack together |
+//!
+//! Functions are walked callers first. A function's argument registers are set at its entry if they
+//! are at every call of it: in the program, and by helpers that call back, which pass what the
+//! kernel's do. A function whose address goes elsewhere may be called by host functions, with
+//! whatever they pass.
 //!
 //! Everything is linear in the length of the program but for the paths, which are walked again
 //! where they meet with less known than before: a few times at most.
@@ -14,42 +20,183 @@
 //! Key function: [`verify`]. Neighbours: `op` decodes, `program` keeps the result. Source: kernel
 //! `kernel/bpf/verifier.c` (`check_subprogs`, `check_cfg`, `check_max_stack_depth`).
 
+use std::collections::BTreeMap;
+
 use super::error::{Reason, Refusal};
 use super::insn::{BpfInsn, BpfReg};
-use super::op::{AluOp, Callee, Imm64, Op, Operand, Width};
+use super::op::{AluOp, Callee, Imm64, Op, Operand, Size, Width};
 use super::program::{Extra, Func, MAX_CALL_FRAMES, MAX_INSNS, MAX_STACK_BYTES, target};
-use super::regs::{ARGS, RegSet, bit};
+use super::regs::{ARGS, RegSet, bit, first_args};
 use super::tables;
 
 type Ops = Vec<Option<Op>>;
 
-/// The meaning of every instruction, and the functions.
-pub(crate) fn verify(insns: &[BpfInsn], extra: &Extra) -> Result<(Ops, Vec<Func>), Refusal> {
+/// A program that has been checked.
+#[derive(Debug)]
+pub(crate) struct Verified {
+    /// The meaning of every instruction.
+    pub(crate) ops: Ops,
+    pub(crate) funcs: Vec<Func>,
+    /// Calls that leave the program before which not all argument registers are set, in order, and
+    /// which are not.
+    pub(crate) unset_args: Vec<(usize, RegSet)>,
+}
+
+/// Checks a program.
+pub(crate) fn verify(insns: &[BpfInsn], extra: &Extra) -> Result<Verified, Refusal> {
     let ops = decode(insns)?;
     let mut funcs = functions(&ops, extra)?;
     tables::lead(&ops, &mut funcs, &extra.jump_tables)?;
-    let mut stacks = Vec::with_capacity(funcs.len());
+    for func in &funcs {
+        check_jumps(&ops, func)?;
+    }
+    let order = call_order(&funcs)?;
     let mut kinds = vec![Kind::Sub; ops.len()];
     let passed: Vec<usize> = pointed_to(&ops).map(|(_, to)| to as usize).collect();
     let calls_back = match passed.is_empty() {
         true => CallsBack::No,
         false => CallsBack::Yes,
     };
-    passed.into_iter().for_each(|at| kinds[at] = Kind::Main);
-    if let Some(at) = extra.exception_callback {
-        kinds[at] = Kind::Catch;
-    }
+    passed.iter().for_each(|at| kinds[*at] = Kind::Main);
+    let mut calls = Calls::new(&ops, &funcs, extra, passed);
+    calls.enter(0, Entry::ANY);
     kinds[0] = Kind::Main;
-    for func in &mut funcs {
-        check_jumps(&ops, func)?;
-        let kind = kinds[func.start];
-        let (stack, zeroed) = Paths::new(&ops, func, kind, calls_back).walk()?;
-        func.stack_bytes = stack.frame_bytes();
-        func.zeroed = zeroed;
-        stacks.push(stack);
+    if let Some(at) = extra.exception_callback {
+        kinds[at] = Kind::Main;
+        calls.enter(at, Entry::of(bit(BpfReg::R1)));
     }
-    check_calls(&funcs, &stacks)?;
-    Ok((ops, funcs))
+    let mut stacks = vec![Stack::default(); funcs.len()];
+    // Once, unless a function is found to be called with less after it has been walked.
+    while calls.changed.contains(&true) {
+        for &index in order.iter().rev() {
+            let Some(entry) = calls.entries[index].filter(|_| calls.changed[index]) else {
+                calls.changed[index] = false;
+                continue;
+            };
+            calls.changed[index] = false;
+            let func = &funcs[index];
+            let kind = kinds[func.start];
+            let walked = Paths::new(&ops, index, func, kind, calls_back, entry, &mut calls);
+            let (stack, zeroed) = walked.walk()?;
+            stacks[index] = stack;
+            let func = &mut funcs[index];
+            func.stack_bytes = stack.frame_bytes();
+            func.zeroed = zeroed;
+        }
+    }
+    check_depth(&funcs, &stacks, &order)?;
+    let unset_args = calls.unset_args.into_iter().enumerate();
+    let unset_args = unset_args.filter(|(_, unset)| *unset != 0).collect();
+    Ok(Verified {
+        ops,
+        funcs,
+        unset_args,
+    })
+}
+
+/// What is so at every entry of a function.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+struct Entry {
+    /// The argument registers that all callers have set.
+    set: RegSet,
+    /// Those that hold places of a caller's jump tables, or the tables, for some caller.
+    foreign: RegSet,
+}
+
+impl Entry {
+    /// Whatever the host passes.
+    const ANY: Self = Self::of(ARGS);
+
+    const fn of(set: RegSet) -> Self {
+        Self { set, foreign: 0 }
+    }
+}
+
+/// What walks find out of each other's functions.
+struct Calls {
+    /// Where each function begins, in order.
+    starts: Vec<usize>,
+    /// At the entry of each, as far as its calls have been seen.
+    entries: Vec<Option<Entry>>,
+    /// Those that are to be walked, again or for the first time.
+    changed: Vec<bool>,
+    /// Those whose result may be a place of their jump tables, or a table.
+    returns_place: Vec<bool>,
+    /// Where functions begin whose addresses the program takes.
+    taken: Vec<usize>,
+    /// The function of each jump table, by its map.
+    tables: BTreeMap<i32, usize>,
+    /// By instruction: the argument registers that are not set before a call out of the program.
+    unset_args: Vec<RegSet>,
+}
+
+impl Calls {
+    fn new(ops: &Ops, funcs: &[Func], extra: &Extra, taken: Vec<usize>) -> Self {
+        let mut calls = Self {
+            starts: funcs.iter().map(|func| func.start).collect(),
+            entries: vec![None; funcs.len()],
+            changed: vec![true; funcs.len()],
+            returns_place: vec![false; funcs.len()],
+            taken,
+            tables: BTreeMap::new(),
+            unset_args: vec![0; ops.len()],
+        };
+        for table in &extra.jump_tables {
+            if let Some(first) = table.targets.first() {
+                calls.tables.insert(table.map, calls.func_of(*first));
+            }
+        }
+        calls
+    }
+
+    fn func_of(&self, insn: usize) -> usize {
+        self.starts.partition_point(|start| *start <= insn) - 1
+    }
+
+    /// The function that begins at `at` is entered so.
+    fn enter(&mut self, at: usize, entry: Entry) {
+        let func = self.func_of(at);
+        let before = self.entries[func];
+        let met = before.map_or(entry, |before| Entry {
+            set: before.set & entry.set,
+            foreign: before.foreign | entry.foreign,
+        });
+        if before != Some(met) {
+            self.entries[func] = Some(met);
+            self.changed[func] = true;
+        }
+    }
+}
+
+/// How a helper calls a function of the program.
+struct Callback {
+    /// The helper's argument that is the function.
+    func: BpfReg,
+    /// What the function gets.
+    given: RegSet,
+    /// The helper's argument that goes to one of the function's as it is.
+    passed: Option<(BpfReg, BpfReg)>,
+}
+
+/// The helpers that call back. Kernel: `kernel/bpf/verifier.c` (`set_loop_callback_state` and the
+/// others of its kind).
+fn callback_of(helper: i32) -> Option<Callback> {
+    let (func, args, passed) = match helper {
+        // bpf_for_each_map_elem
+        164 => (BpfReg::R2, 4, Some((BpfReg::R3, BpfReg::R4))),
+        // bpf_timer_set_callback
+        170 => (BpfReg::R2, 3, None),
+        // bpf_find_vma
+        180 => (BpfReg::R3, 3, Some((BpfReg::R4, BpfReg::R3))),
+        // bpf_loop, bpf_user_ringbuf_drain
+        181 | 209 => (BpfReg::R2, 2, Some((BpfReg::R3, BpfReg::R2))),
+        _ => return None,
+    };
+    Some(Callback {
+        func,
+        given: first_args(args),
+        passed,
+    })
 }
 
 pub(crate) fn refuse<T>(insn: usize, reason: Reason) -> Result<T, Refusal> {
@@ -235,6 +382,12 @@ struct Known {
     /// Registers that every path has set.
     must: RegSet,
     ptrs: [Ptr; 11],
+    /// Registers that may hold a place of this function's jump tables, or the address of one.
+    places: RegSet,
+    /// The same of other functions.
+    foreign: RegSet,
+    /// The function whose address a register holds on every path, by its first instruction.
+    funcs: [Option<u32>; 11],
 }
 
 impl Known {
@@ -243,6 +396,11 @@ impl Known {
         self.must &= other.must;
         for (ptr, other) in self.ptrs.iter_mut().zip(other.ptrs) {
             *ptr = ptr.join(other);
+        }
+        self.places |= other.places;
+        self.foreign |= other.foreign;
+        for (func, other) in self.funcs.iter_mut().zip(other.funcs) {
+            *func = func.filter(|func| other == Some(*func));
         }
         self
     }
@@ -299,8 +457,6 @@ impl Stack {
 enum Kind {
     /// What it returns is the program's result, or looked at by whoever was given the function.
     Main,
-    /// The same of a cookie, which is all that it gets.
-    Catch,
     /// It may return nothing.
     Sub,
 }
@@ -315,7 +471,10 @@ enum CallsBack {
 /// A walk along all paths of one function.
 struct Paths<'a> {
     ops: &'a Ops,
+    /// The function, and its index.
     func: &'a Func,
+    index: usize,
+    calls: &'a mut Calls,
     kind: Kind,
     calls_back: CallsBack,
     /// Which of `known` is of an instruction that is jumped to.
@@ -331,7 +490,15 @@ struct Paths<'a> {
 }
 
 impl<'a> Paths<'a> {
-    fn new(ops: &'a Ops, func: &'a Func, kind: Kind, calls_back: CallsBack) -> Self {
+    fn new(
+        ops: &'a Ops,
+        index: usize,
+        func: &'a Func,
+        kind: Kind,
+        calls_back: CallsBack,
+        entry: Entry,
+        calls: &'a mut Calls,
+    ) -> Self {
         let mut places = vec![None; func.end - func.start];
         // The function's entry is one of them.
         let mut known = vec![None];
@@ -346,19 +513,20 @@ impl<'a> Paths<'a> {
         }
         let mut ptrs = [Ptr::Other; 11];
         ptrs[BpfReg::R10.index()] = Ptr::Stack(0);
-        let args = match kind {
-            Kind::Catch => bit(BpfReg::R1),
-            Kind::Main | Kind::Sub => ARGS,
-        };
-        let set = args | bit(BpfReg::R10);
+        let set = entry.set | bit(BpfReg::R10);
         known[0] = Some(Known {
             set,
             must: set,
             ptrs,
+            places: 0,
+            foreign: entry.foreign,
+            funcs: [None; 11],
         });
         Self {
             ops,
             func,
+            index,
+            calls,
             kind,
             calls_back,
             places,
@@ -455,20 +623,109 @@ impl<'a> Paths<'a> {
             return refuse(at, Reason::Unset { reg });
         }
         self.zeroed |= reads & !known.must;
+        if let Op::JumpReg { dst: reg } = op {
+            if known.foreign & bit(reg) != 0 {
+                return refuse(at, Reason::ForeignTable { reg });
+            }
+        }
         self.access(at, op, known)?;
+        self.calls(at, op, known);
         self.stack.any |= escapes(op, known, self.calls_back);
         let result = self.pointer(op, known);
+        let (place, foreign) = self.place_of(at, op, known);
+        let func = func_in(at, op, known);
         let written = op.written();
+        known.places = known.places & !written | if place { written } else { 0 };
+        known.foreign = known.foreign & !written | if foreign { written } else { 0 };
         for reg in BpfReg::ALL.into_iter().filter(|r| written & bit(*r) != 0) {
             known.ptrs[reg.index()] = result;
+            known.funcs[reg.index()] = func;
         }
         known.set |= written;
         known.must |= written;
         if matches!(op, Op::Call(_)) {
             known.set &= !ARGS;
             known.must &= !ARGS;
+            known.places &= !ARGS;
+            known.foreign &= !ARGS;
         }
         Ok(())
+    }
+
+    /// What an instruction says of other functions' entries, and of calls out of the program.
+    fn calls(&mut self, at: usize, op: Op, known: &Known) {
+        let places = known.places | known.foreign;
+        match op {
+            Op::Call(Callee::Local(off)) => {
+                let entry = Entry {
+                    set: known.must & ARGS,
+                    foreign: places & ARGS,
+                };
+                self.calls.enter(target(at, off) as usize, entry);
+            }
+            Op::Call(callee) => {
+                self.calls.unset_args[at] = ARGS & !known.must;
+                let Callee::Helper(helper) = callee else {
+                    return;
+                };
+                let Some(callback) = callback_of(helper) else {
+                    return;
+                };
+                let passed = callback.passed;
+                let foreign = passed.filter(|(from, _)| places & bit(*from) != 0);
+                let entry = Entry {
+                    set: callback.given,
+                    foreign: foreign.map_or(0, |(_, to)| bit(to)),
+                };
+                match known.funcs[callback.func.index()] {
+                    Some(func) => self.calls.enter(func as usize, entry),
+                    None => {
+                        for func in self.calls.taken.clone() {
+                            self.calls.enter(func, entry);
+                        }
+                    }
+                }
+            }
+            Op::LdImm64 {
+                imm: Imm64::Func(off),
+                ..
+            } => self.calls.enter(target(at, off) as usize, Entry::ANY),
+            Op::Exit if places & bit(BpfReg::R0) != 0 && !self.calls.returns_place[self.index] => {
+                self.calls.returns_place[self.index] = true;
+                self.calls.changed.fill(true);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether the result of an instruction may be a place of this function's jump tables, and of
+    /// another's; or the address of such a table.
+    fn place_of(&self, at: usize, op: Op, known: &Known) -> (bool, bool) {
+        let of = |regs: RegSet| (known.places & regs != 0, known.foreign & regs != 0);
+        match op {
+            Op::LdImm64 {
+                imm: Imm64::MapIdxValue { idx, .. },
+                ..
+            } => {
+                let owner = self.calls.tables.get(&idx);
+                let is_own = owner == Some(&self.index);
+                (is_own, owner.is_some() && !is_own)
+            }
+            Op::Alu {
+                width: Width::W64, ..
+            } => of(op.read()),
+            Op::Load {
+                size: Size::Dw,
+                src,
+                ..
+            } => of(bit(src)),
+            Op::Call(Callee::Local(off)) => {
+                // `written` has the arguments' registers, too: they are cleared afterwards.
+                let callee = self.calls.func_of(target(at, off) as usize);
+                (false, self.calls.returns_place[callee])
+            }
+            _ => (false, false),
+        }
     }
 
     /// Accesses to the stack stay in it, as far as they are at a constant place.
@@ -552,16 +809,16 @@ struct Depth {
     bytes: u32,
 }
 
-fn check_calls(funcs: &[Func], stacks: &[Stack]) -> Result<(), Refusal> {
+/// The functions, callees first; each can be reached from the first one, and none from itself.
+fn call_order(funcs: &[Func]) -> Result<Vec<usize>, Refusal> {
     #[derive(Copy, Clone)]
     enum Mark {
         New,
         Open,
-        Done(Depth),
+        Done,
     }
-    // Frames may be larger than what adds up here: all of the stack's size where a pointer into
-    // it is changed by what is no constant.
     let mut marks = vec![Mark::New; funcs.len()];
+    let mut order = Vec::with_capacity(funcs.len());
     // A function, and how many of its callees have been looked at.
     let mut path = vec![(0, 0)];
     while let Some((func, next)) = path.pop() {
@@ -571,16 +828,29 @@ fn check_calls(funcs: &[Func], stacks: &[Stack]) -> Result<(), Refusal> {
             match marks[callee] {
                 Mark::New => path.push((callee, 0)),
                 Mark::Open => return refuse(funcs[callee].start, Reason::Recursion),
-                Mark::Done(_) => {}
+                Mark::Done => {}
             }
             continue;
         }
+        marks[func] = Mark::Done;
+        order.push(func);
+    }
+    let nobodys = marks.iter().position(|mark| matches!(mark, Mark::New));
+    match nobodys {
+        Some(func) => refuse(funcs[func].start, Reason::Unreachable),
+        None => Ok(order),
+    }
+}
+
+/// How deep calls go, and how much stack they take together. Frames may be larger than what adds up
+/// here: all of the stack's size where a pointer into it is changed by what is no constant.
+fn check_depth(funcs: &[Func], stacks: &[Stack], order: &[usize]) -> Result<(), Refusal> {
+    let mut depths = vec![Depth::default(); funcs.len()];
+    for &func in order {
         let mut depth = Depth::default();
         for callee in &funcs[func].callees {
-            if let Mark::Done(of) = marks[*callee] {
-                depth.frames = depth.frames.max(of.frames);
-                depth.bytes = depth.bytes.max(of.bytes);
-            }
+            depth.frames = depth.frames.max(depths[*callee].frames);
+            depth.bytes = depth.bytes.max(depths[*callee].bytes);
         }
         depth.frames += 1;
         depth.bytes += stacks[func].bytes.next_multiple_of(16);
@@ -593,19 +863,32 @@ fn check_calls(funcs: &[Func], stacks: &[Stack]) -> Result<(), Refusal> {
             let (bytes, max) = (depth.bytes, MAX_STACK_BYTES);
             return refuse(insn, Reason::StackDepth { bytes, max });
         }
-        marks[func] = Mark::Done(depth);
+        depths[func] = depth;
     }
-    let nobodys = marks.iter().position(|mark| matches!(mark, Mark::New));
-    match nobodys {
-        Some(func) => refuse(funcs[func].start, Reason::Unreachable),
-        None => Ok(()),
+    Ok(())
+}
+
+/// The function whose address an instruction leaves in the register that it writes.
+fn func_in(at: usize, op: Op, known: &Known) -> Option<u32> {
+    match op {
+        Op::LdImm64 {
+            imm: Imm64::Func(off),
+            ..
+        } => u32::try_from(target(at, off)).ok(),
+        Op::Alu {
+            op: AluOp::Mov,
+            width: Width::W64,
+            src: Operand::Reg(src),
+            ..
+        } => known.funcs[src.index()],
+        _ => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::insn::BpfReg::{R0, R1, R2, R3, R10};
-    use super::super::op::{Cond, Size};
+    use super::super::op::Cond;
     use super::*;
 
     fn mov(dst: BpfReg, src: Operand) -> Op {
@@ -631,7 +914,7 @@ mod tests {
 
     fn funcs(ops: &[Op]) -> Result<Vec<Func>, Refusal> {
         let insns: Vec<BpfInsn> = ops.iter().map(|op| op.encode().0).collect();
-        verify(&insns, &Extra::default()).map(|(_, funcs)| funcs)
+        verify(&insns, &Extra::default()).map(|verified| verified.funcs)
     }
 
     #[test]

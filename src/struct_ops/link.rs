@@ -21,8 +21,9 @@ use std::marker::PhantomData;
 use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use text::Deadline;
 use text::threads::{Patience, StuckWhy};
 use trampoline::indirect::{Front, Leaving, Left, Member, Pin};
 use trampoline::{TrampError, Trampolines};
@@ -331,7 +332,7 @@ impl Leave {
     /// [`OpsError::Myself`]: this thread is; waiting does not help.
     pub fn wait(&mut self, patience: Duration) -> Result<(), OpsError> {
         let table = self.table;
-        let end = Instant::now() + patience;
+        let end = Deadline::after(patience);
         let mut round = Duration::from_millis(5);
         loop {
             let left = self.advance(Patience::Signal {
@@ -345,7 +346,7 @@ impl Leave {
             if stuck.is_some_and(|stuck| stuck.why == StuckWhy::Caller) {
                 return Err(OpsError::Myself { table });
             }
-            if Instant::now() >= end {
+            if end.is_over() {
                 let tid = stuck.map(|stuck| stuck.tid);
                 return Err(OpsError::StillInside { table, tid });
             }

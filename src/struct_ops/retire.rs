@@ -6,8 +6,9 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use text::Deadline;
 use text::ForkMutex;
 use text::threads::Patience;
 use trampoline::Trampolines;
@@ -191,14 +192,14 @@ impl Retirees {
 
     /// Waits until nothing is retired; how much still is.
     pub(crate) fn synchronize(&self, patience: Duration) -> usize {
-        let end = Instant::now() + patience;
+        let end = Deadline::after(patience);
         let mut round = Duration::from_millis(5);
         loop {
             let left = self.settle(Patience::Signal {
                 after: round / 2,
                 deadline: round,
             });
-            if left == 0 || Instant::now() >= end {
+            if left == 0 || end.is_over() {
                 return left;
             }
             std::thread::sleep(Duration::from_millis(1));

@@ -14,15 +14,14 @@
 
 #![expect(unsafe_code, reason = "maps the file's first page, for perf to see")]
 
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
+use std::fs::File;
 use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use crate::bytes::Bytes;
 use crate::error::SymbolsError;
+use crate::file::Growing;
 use crate::info::{CodeInfo, LineEntry, Symbol};
 
 const MAGIC: u32 = 0x4A69_5444;
@@ -33,7 +32,7 @@ const CODE_DEBUG_INFO: u32 = 2;
 
 #[derive(Debug)]
 struct Dump {
-    file: File,
+    file: Growing,
     pid: u32,
     nr_codes: u64,
 }
@@ -69,16 +68,7 @@ impl Dump {
         let pid = std::process::id();
         let dir = std::env::var_os("JITDUMPDIR").map_or_else(|| PathBuf::from("."), PathBuf::from);
         let path = dir.join(format!("jit-{pid}.dump"));
-        let begin = || {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(true);
-            options.custom_flags(libc::O_NOFOLLOW);
-            let mut file = options.open(&path)?;
-            file.write_all(&header(pid))?;
-            mark(&file)?;
-            Ok(file)
-        };
-        match begin() {
+        match Growing::create(&path, &header(pid), mark) {
             Ok(file) => Ok(Self {
                 file,
                 pid,
@@ -99,7 +89,7 @@ impl Dump {
             self.nr_codes += 1;
         }
         // What cannot be written is lost.
-        let _ = self.file.write_all(&out.0);
+        let _ = self.file.add(&out.0);
     }
 }
 
@@ -226,7 +216,7 @@ mod tests {
         std::fs::create_dir_all(&dir).unwrap();
         let path = dir.join("jit.dump");
         let mut dump = Dump {
-            file: File::create(&path).unwrap(),
+            file: Growing::create(&path, &[], |_| Ok(())).unwrap(),
             pid: 77,
             nr_codes: 0,
         };

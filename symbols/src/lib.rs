@@ -28,6 +28,7 @@ mod bytes;
 mod dump;
 mod elf;
 mod error;
+mod file;
 mod gdb;
 mod info;
 mod line;

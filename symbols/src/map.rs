@@ -13,13 +13,11 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::{File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use crate::error::SymbolsError;
+use crate::file::Growing;
 use crate::info::CodeInfo;
 
 /// The file of this process, and what is in it.
@@ -27,7 +25,7 @@ use crate::info::CodeInfo;
 struct Map {
     path: PathBuf,
     pid: u32,
-    file: Option<File>,
+    file: Option<Growing>,
     /// By first address.
     lines: BTreeMap<u64, Line>,
 }
@@ -63,18 +61,11 @@ impl Registered {
     }
 }
 
-/// A new file, not one that a link of somebody else's leads to.
-fn create(path: &Path) -> std::io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    options.custom_flags(libc::O_NOFOLLOW).open(path)
-}
-
 impl Map {
     fn create(dir: &Path) -> Result<Self, SymbolsError> {
         let pid = std::process::id();
         let path = dir.join(format!("perf-{pid}.map"));
-        match create(&path) {
+        match Growing::create(&path, &[], |_| Ok(())) {
             Ok(file) => Ok(Self {
                 path,
                 pid,
@@ -108,9 +99,9 @@ impl Map {
         let is_new_process = self.pid != std::process::id();
         if is_new_process || !stale.is_empty() {
             self.write_anew();
-        } else if let Some(file) = &mut self.file {
+        } else if let Some(file) = &self.file {
             // What cannot be written is lost.
-            let _ = file.write_all(text.as_bytes());
+            let _ = file.add(text.as_bytes());
         }
     }
 
@@ -121,10 +112,7 @@ impl Map {
         for (at, line) in &self.lines {
             line.write(*at, &mut text);
         }
-        self.file = create(&self.path).ok();
-        if let Some(file) = &mut self.file {
-            let _ = file.write_all(text.as_bytes());
-        }
+        self.file = Growing::create(&self.path, text.as_bytes(), |_| Ok(())).ok();
     }
 }
 

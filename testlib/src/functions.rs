@@ -105,6 +105,18 @@ unsafe extern "C" {
     pub fn tl_spin_until(stop: *const c_int) -> u64;
     /// `longjmp` out of [`tl_jump`], a hookable call, back into this one. Returns `value`, 1 for 0.
     pub safe fn tl_catch_jump(value: c_int) -> c_int;
+    /// Calls `sigsetjmp`, which returns `rounds + 1` times: so many, and 1000 times the sum of what
+    /// it returned.
+    pub safe fn tl_setjmp_rounds(rounds: c_long) -> c_long;
+    /// Calls `getcontext`, which returns `rounds + 1` times: so many.
+    pub safe fn tl_getcontext_rounds(rounds: c_long) -> c_long;
+    /// What a child of `vfork` has exited with: `code`.
+    pub safe fn tl_vfork_exits(code: c_int) -> c_long;
+    /// Calls its nested function `tl_inner.0` twice: `100 * (a + 2 * x + 1) + a + 2 * x + 1`.
+    pub safe fn tl_outer(a: c_long, x: c_long) -> c_long;
+    /// Calls its nested function `tl_inner_late.1`, which reads its chain if it gets 7:
+    /// `300 * x + 11 * (a + 8)` for other numbers.
+    pub safe fn tl_outer_late(a: c_long, x: c_long) -> c_long;
     /// Only called by [`tl_catch_jump`]; here so that it can be hooked.
     pub fn tl_jump(value: c_int);
 

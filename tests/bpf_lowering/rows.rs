@@ -471,6 +471,50 @@ pub(crate) fn atomics() -> Vec<Block> {
     blocks
 }
 
+/// Atomic accesses at any byte: what is misaligned brings 0 and stores nothing.
+pub(crate) fn misaligned_atomics() -> Vec<Block> {
+    let mut blocks = Vec::new();
+    for size in [Size::H, Size::W, Size::Dw] {
+        let at = |off, expected| Input::Place {
+            off,
+            align: 1,
+            expected,
+        };
+        for (dst, src) in [(R2, R8), (R6, R0), (R8, R8), (R0, R2)] {
+            for off in [0, 1, 3, 2047, 2048, -4097] {
+                for op in AtomicOp::ALL {
+                    let expected = (op == AtomicOp::Cmpxchg).then_some(size);
+                    let atomic = Op::Atomic {
+                        op,
+                        size,
+                        dst,
+                        off,
+                        src,
+                    };
+                    let block = Block::new(atomic, &[dst, R0, src]);
+                    blocks.push(block.input(at(off, expected)));
+                }
+                let load = Op::LoadAcquire {
+                    size,
+                    dst: src,
+                    src: dst,
+                    off,
+                };
+                let store = Op::StoreRelease {
+                    size,
+                    dst,
+                    off,
+                    src,
+                };
+                for op in [load, store] {
+                    blocks.push(Block::new(op, &[dst, src]).input(at(off, None)));
+                }
+            }
+        }
+    }
+    blocks
+}
+
 /// From `r10`: everything that accesses memory, after a store of all that is there.
 pub(crate) fn stack() -> Vec<Block> {
     let mut blocks = Vec::new();

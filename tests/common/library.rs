@@ -11,8 +11,13 @@ pub(crate) struct Library {
 
 impl Library {
     pub(crate) fn new(name: &str) -> Self {
+        Self::of(name, testlib::ON_LOAD)
+    }
+
+    /// Another one.
+    pub(crate) fn of(name: &str, bytes: &[u8]) -> Self {
         let path = std::env::temp_dir().join(format!("rvbpf-{}-{name}.so", std::process::id()));
-        std::fs::write(&path, testlib::ON_LOAD).unwrap();
+        std::fs::write(&path, bytes).unwrap();
         Library { path }
     }
 

@@ -31,7 +31,12 @@ fn hook_all(rt: &Runtime, names: &[&str]) -> Vec<Hook> {
         // SAFETY: 1. nothing is claimed of the function.
         let builder = unsafe { rt.hook_symbol(Some("libc.so.6"), name, FuncModel::untyped()) };
         let builder = builder.unwrap_or_else(|e| panic!("{name}: {e}"));
-        builder.on_entry(|_| {}).on_exit(|_, _| {}).allow_trap()
+        let builder = builder.on_entry(|_| {}).allow_trap();
+        match *name {
+            // It serves the object that its return address is in.
+            "dlopen" => builder,
+            _ => builder.on_exit(|_, _| {}),
+        }
     };
     let builders: Vec<_> = names.iter().map(begin).collect();
     rt.attach_all(builders).unwrap()

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::catalog::Catalog;
 use crate::object::Object;
+use crate::stays::Staying;
 use crate::sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
 use crate::unchanged::Compared;
 
@@ -19,6 +20,7 @@ pub(crate) struct Cache {
     pub(crate) objects: Vec<Arc<Object>>,
     pub(crate) catalogs: Vec<Arc<Catalog>>,
     pub(crate) compared: Vec<Compared>,
+    pub(crate) staying: Option<Arc<Staying>>,
 }
 
 static CACHE: ForkMutex<Cache> = ForkMutex::const_new(
@@ -27,6 +29,7 @@ static CACHE: ForkMutex<Cache> = ForkMutex::const_new(
         objects: Vec::new(),
         catalogs: Vec::new(),
         compared: Vec::new(),
+        staying: None,
     },
 );
 

@@ -23,6 +23,7 @@ use object::{Object as _, ObjectSymbol, SymbolFlags};
 
 use crate::addr::RxAddr;
 use crate::cache;
+use crate::caller::DirectReturns;
 use crate::dynamic::{self, Dynamic, RawSymbol, Slot};
 use crate::eh_frame::{self, Fde, Start};
 use crate::error::TextError;
@@ -111,6 +112,7 @@ pub(crate) struct Catalog {
     pub(crate) slots: BTreeMap<u64, Slot>,
     /// In order of address, one for each.
     pub(crate) entries: Vec<Entry>,
+    pub(crate) direct: DirectReturns,
 }
 
 impl Catalog {
@@ -150,6 +152,7 @@ impl Catalog {
             path: path.into(),
             soname: dynamic.soname,
             entries: join(&symbols, &eh_frame::read(loaded, maps), loaded),
+            direct: DirectReturns::of(&symbols),
             symbols,
             slots: dynamic.slots,
             loaded: loaded.clone(),

@@ -110,9 +110,41 @@ pub(crate) fn has_text_relocations(object: &Loaded, maps: &ProcMaps) -> bool {
     })
 }
 
+/// By what names an object is found and finds others.
+#[derive(Debug, Default)]
+pub(crate) struct Needs {
+    /// `DT_SONAME`.
+    pub(crate) soname: Option<Box<str>>,
+    /// `DT_NEEDED`.
+    pub(crate) needed: Vec<Box<str>>,
+    /// Whether the object says that it is never closed (`DF_1_NODELETE`).
+    pub(crate) is_kept: bool,
+}
+
+impl Needs {
+    /// What there is of it.
+    pub(crate) fn read(object: &Loaded, maps: &ProcMaps) -> Option<Self> {
+        /// In `DT_FLAGS_1`.
+        const DF_1_NODELETE: u64 = 8;
+        let tags = Tags::read(object, maps)?;
+        let strings = tags.table(tag::STRTAB, tag::STRSZ)?;
+        let start = tags.address(tag::STRTAB)?;
+        let text = |off: u64| -> Option<Box<str>> {
+            Some(String::from_utf8_lossy(strings.text(start.checked_add(off)?)?).into())
+        };
+        let flags = tags.values.get(&tag::FLAGS_1).copied().unwrap_or(0);
+        Some(Self {
+            soname: tags.values.get(&tag::SONAME).and_then(|off| text(*off)),
+            needed: tags.needed.iter().filter_map(|off| text(*off)).collect(),
+            is_kept: flags & DF_1_NODELETE != 0,
+        })
+    }
+}
+
 /// Entries of the dynamic section (`DT_…`).
 mod tag {
     pub(super) const NULL: u64 = 0;
+    pub(super) const NEEDED: u64 = 1;
     pub(super) const PLTRELSZ: u64 = 2;
     pub(super) const HASH: u64 = 4;
     pub(super) const STRTAB: u64 = 5;
@@ -124,6 +156,7 @@ mod tag {
     pub(super) const TEXTREL: u64 = 22;
     pub(super) const JMPREL: u64 = 23;
     pub(super) const FLAGS: u64 = 30;
+    pub(super) const FLAGS_1: u64 = 0x6fff_fffb;
     pub(super) const GNU_HASH: u64 = 0x6fff_fef5;
     pub(super) const VERSYM: u64 = 0x6fff_fff0;
     pub(super) const VERNEED: u64 = 0x6fff_fffe;
@@ -140,23 +173,27 @@ struct Tags<'a> {
     object: &'a Loaded,
     maps: &'a ProcMaps,
     values: BTreeMap<u64, u64>,
+    /// Of `DT_NEEDED`, of which there may be many.
+    needed: Vec<u64>,
 }
 
 impl<'a> Tags<'a> {
     fn read(object: &'a Loaded, maps: &'a ProcMaps) -> Option<Self> {
         let section = object.range_of(object.header(libc::PT_DYNAMIC)?);
         let span = Span::read(section, maps)?;
-        let mut values = BTreeMap::new();
+        let (mut values, mut needed) = (BTreeMap::new(), Vec::new());
         for at in (section.start.get()..section.end().get()).step_by(16) {
             match (span.u64(at)?, span.u64(at + 8)?) {
                 (tag::NULL, _) => break,
-                (tag, value) => values.insert(tag, value),
+                (tag::NEEDED, name) => needed.push(name),
+                (tag, value) => _ = values.insert(tag, value),
             };
         }
         Some(Self {
             object,
             maps,
             values,
+            needed,
         })
     }
 

@@ -405,12 +405,54 @@ pub enum TextError {
         /// Its errno.
         errno: i32,
     },
+    /// The kernel does not show what is mapped. Kernel: the errno of `open` or `read`.
+    #[error("what is mapped cannot be read (errno {errno}): {}", missing(*errno))]
+    MapsUnseen {
+        /// Its errno; `-ESRCH` if there was nothing to read.
+        errno: i32,
+    },
+    /// The kernel does not show the threads of this process, so none can be proved to be outside of
+    /// the text to be changed. Kernel: the errno of the call.
+    #[error("the threads of this process cannot be listed (errno {errno}): {}", missing(*errno))]
+    ThreadsUnseen {
+        /// Its errno.
+        errno: i32,
+    },
+    /// The kernel does not show where a thread is, and the thread, which was asked by a signal, has
+    /// not answered. Kernel: the errno of the call.
+    #[error("thread {tid} cannot be seen and does not answer (errno {errno}): {}", missing(*errno))]
+    ThreadUnseen {
+        /// The thread.
+        tid: i32,
+        /// Its errno.
+        errno: i32,
+    },
     /// A thread stays where it must not be, longer than the deadline. Kernel: `-EBUSY`.
     #[error("thread {tid} stays inside the text to be changed")]
     Stuck {
         /// The thread.
         tid: i32,
     },
+}
+
+/// What is missing when `/proc` does not answer with this errno, for messages.
+pub(crate) fn missing(errno: i32) -> &'static str {
+    match errno {
+        libc::ENOENT | libc::ESRCH | libc::ENOTDIR => {
+            "there is no /proc here that shows this process; mount the one of its PID namespace"
+        }
+        libc::EACCES | libc::EPERM => {
+            "the process may not read its own /proc, since it has changed its user, has made itself \
+             not dumpable, or is filtered; make it dumpable (PR_SET_DUMPABLE), or let its threads \
+             take signals"
+        }
+        libc::EMFILE | libc::ENFILE => {
+            "no file descriptor is free; close some, or raise RLIMIT_NOFILE"
+        }
+        libc::EOPNOTSUPP => "an emulator runs this program, and /proc shows the emulator",
+        libc::EAGAIN => "threads come and go faster than they can be listed; try again",
+        _ => "try again when the kernel answers",
+    }
 }
 
 /// Bytes as hexadecimal digits, for messages.

@@ -161,7 +161,8 @@ mod self_test {
     use super::{FlushScope, SyncMode, flush_raw};
     use crate::addr::RxRange;
     use crate::error::TextError;
-    use crate::sys::{self, Pages, RwView, Sharing};
+    use crate::memory::{Descriptor, RwView, TextMemory};
+    use crate::sys::{self, Pages, Sharing};
 
     /// `lpad 0; li a0, n; ret` (the landing pad is a nop where it is not needed).
     const fn returns(n: u32) -> [u32; 3] {
@@ -170,7 +171,9 @@ mod self_test {
 
     struct Probe {
         file: File,
+        /// Before its memory, which it must not outlive.
         view: RwView,
+        _memory: TextMemory,
         rx: RxRange,
     }
 
@@ -178,9 +181,17 @@ mod self_test {
         fn new() -> Result<Self, TextError> {
             let page_bytes = region::page::size();
             let file = sys::memfd(page_bytes, Pages::Ordinary)?;
-            let view = RwView::new(&file, page_bytes)?;
+            let again = file.try_clone().map_err(|e| sys::io_error("dup", 0, &e))?;
+            let mut memory =
+                TextMemory::of_file(again, page_bytes, page_bytes, Descriptor::Closed)?;
+            let view = memory.open(0, page_bytes)?;
             let rx = sys::reserve(page_bytes)?;
-            let probe = Self { file, view, rx };
+            let probe = Self {
+                file,
+                view,
+                _memory: memory,
+                rx,
+            };
             sys::mmap_rx_over(rx, &probe.file, 0, Sharing::Shared)?;
             Ok(probe)
         }

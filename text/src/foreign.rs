@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!   before:  libfoo.so  r-xp ──────────────┐ page
-//!   copy:    memfd page ◄── rw view ◄──────┘ (its bytes)
-//!   after:   memfd page  r-xp at the same address, stores through a rw view of the memfd
+//!   copy:    memfd page ◄── view ◄─────────┘ (its bytes)
+//!   after:   memfd page  r-xp at the same address, stores through the view
 //! ```
 //!
 //! The page is replaced by `mmap(MAP_FIXED)` in one step under the kernel's lock of the address
@@ -12,221 +12,208 @@
 //! private, so that a debugger can still set breakpoints (a shared one refuses it); a page that a
 //! debugger has written to is no longer the memfd's, and is found out and replaced anew.
 //!
-//! All pages come from one memfd; pages that are neighbours in a batch are neighbours in the file
-//! too, so that the kernel merges their mappings. A page that we believe is ours is checked at
-//! every use: a library may have been unloaded and another mapped there.
+//! The pages of a batch come from one memfd, which is closed at once (`memory`): pages that are
+//! neighbours in a batch are neighbours in the file too, so that the kernel merges their mappings.
+//! A page of the file is used for one page of text and never again, and all harts are told to
+//! forget what they may have fetched of it before it is mapped executable. A file whose pages are
+//! all gone is gone with its view: there are at most two mappings a page of text that was ever
+//! changed.
 //!
-//! Key type: [`Foreign`]. Neighbours: `state`, `txn`, `proc_maps`. Source: `mmap(2)`.
+//! A page that we believe is ours is checked at every use, by device, inode and offset: a library
+//! may have been unloaded and another mapped there.
+//!
+//! Key type: [`Foreign`]. Neighbours: `state`, `memory`, `txn`, `proc_maps`. Source: `mmap(2)`.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::MetadataExt as _;
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
+use crate::flush::{self, FlushScope, SyncMode, flush_icache};
+use crate::memory::{Descriptor, RwView, TextMemory};
 use crate::proc_maps::{Mapping, ProcMaps};
-use crate::sys::{self, Pages, RwView, Sharing};
+use crate::sys::{self, Pages, Sharing};
 
-/// The memfd of all replaced pages, and where they are.
+/// The replaced pages, and the files that they are of.
 pub(crate) struct Foreign {
-    store: Option<Store>,
-    /// First address of a page → its offset in the memfd.
-    pages: BTreeMap<u64, u64>,
-    /// Offsets whose pages are gone.
-    free: Vec<u64>,
+    /// First address of a page → where its bytes are.
+    pages: BTreeMap<u64, Spot>,
+    stores: BTreeMap<u32, Store>,
+    /// How many stores there have been.
+    nr_stores: u32,
 }
 
-/// The memfd itself.
+/// A place in a store.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+pub(crate) struct Spot {
+    pub(crate) store: u32,
+    pub(crate) off_bytes: usize,
+}
+
+impl Spot {
+    fn plus(self, bytes: u64) -> Self {
+        Self {
+            off_bytes: self.off_bytes + bytes as usize,
+            ..self
+        }
+    }
+}
+
+/// The memfd of a batch.
 struct Store {
-    file: File,
+    memory: TextMemory,
+    dev: (u32, u32),
     inode: u64,
-    len_bytes: u64,
-}
-
-impl Store {
-    fn new(len_bytes: u64) -> Result<Self, TextError> {
-        let file = sys::memfd(len_bytes as usize, Pages::Ordinary)?;
-        let inode = file.metadata().map_err(|e| io_error("fstat", 0, &e))?.ino();
-        Ok(Self {
-            file,
-            inode,
-            len_bytes,
-        })
-    }
-}
-
-fn io_error(call: &'static str, len_bytes: u64, e: &std::io::Error) -> TextError {
-    let errno = e.raw_os_error().unwrap_or(0);
-    TextError::Map {
-        call,
-        addr: RxAddr::new(0),
-        len_bytes: len_bytes as usize,
-        errno,
-    }
+    /// How many pages of text are of it.
+    nr_pages: usize,
 }
 
 impl Foreign {
     pub(crate) const fn new() -> Self {
         Self {
-            store: None,
             pages: BTreeMap::new(),
-            free: Vec::new(),
+            stores: BTreeMap::new(),
+            nr_stores: 0,
         }
     }
 
-    /// Where the memfd has `addr`, by the table alone: for pages checked by [`Self::off_of`], or
-    /// adopted, under this hold of the text lock.
-    pub(crate) fn trusted_off(&self, addr: RxAddr) -> Option<usize> {
+    /// Where the word at `addr` is stored, by the table alone: for pages checked by
+    /// [`Self::spot_of`], or adopted, under this hold of the text lock.
+    pub(crate) fn trusted_spot(&self, addr: RxAddr) -> Option<Spot> {
         let page = addr.align_down(region::page::size() as u64);
-        let off = *self.pages.get(&page.get())?;
-        Some((off + (addr.get() - page.get())) as usize)
+        let spot = self.pages.get(&page.get())?;
+        Some(spot.plus(addr.get() - page.get()))
     }
 
-    /// Where the memfd has the page of `addr`, if that page is still the one that we put there.
-    pub(crate) fn off_of(&self, addr: RxAddr, maps: &ProcMaps) -> Option<u64> {
+    /// Where `addr` is stored, if its page is still the one that we put there.
+    pub(crate) fn spot_of(&self, addr: RxAddr, maps: &ProcMaps) -> Option<Spot> {
         let page = addr.align_down(region::page::size() as u64);
-        let off = *self.pages.get(&page.get())?;
-        let inode = self.store.as_ref()?.inode;
-        let is_ours =
-            |m: &Mapping| m.is_private_text() && m.inode == inode && m.off_at(page) == off;
+        let spot = *self.pages.get(&page.get())?;
+        let store = self.stores.get(&spot.store)?;
+        let is_ours = |m: &Mapping| {
+            m.is_private_text()
+                && (m.dev, m.inode) == (store.dev, store.inode)
+                && m.off_at(page) == spot.off_bytes as u64
+        };
         maps.find(page)
             .is_some_and(is_ours)
-            .then_some(off + (addr.get() - page.get()))
+            .then(|| spot.plus(addr.get() - page.get()))
     }
 
     /// Forgets a page that is not ours any more; whether there was one.
     pub(crate) fn forget(&mut self, page: RxAddr) -> bool {
-        match self.pages.remove(&page.get()) {
-            Some(off) => {
-                self.free.push(off);
-                true
+        let Some(spot) = self.pages.remove(&page.get()) else {
+            return false;
+        };
+        if let Some(store) = self.stores.get_mut(&spot.store) {
+            store.nr_pages -= 1;
+            if store.nr_pages == 0 {
+                self.stores.remove(&spot.store);
             }
-            None => false,
         }
+        true
     }
 
-    /// A rw view of all replaced pages.
-    pub(crate) fn view(&self) -> Result<Option<RwView>, TextError> {
-        self.store
-            .as_ref()
-            .map(|s| RwView::new(&s.file, s.len_bytes as usize))
-            .transpose()
+    /// Opens a range of a store.
+    pub(crate) fn open(&mut self, spot: Spot, len_bytes: usize) -> Result<RwView, TextError> {
+        let store = self.stores.get_mut(&spot.store);
+        let store = store.ok_or(TextError::Length { len_bytes })?;
+        store.memory.open(spot.off_bytes, len_bytes)
     }
 
-    /// Replaces pages (sorted, each once, private text, not ours) by copies of themselves.
+    /// Replaces pages (sorted, each once, private text) by copies of themselves.
     ///
-    /// On an error some of them may have been replaced; they hold what they held.
+    /// On an error some of them may have been replaced; they hold what they held, and the others
+    /// are what they were.
     pub(crate) fn adopt(&mut self, pages: &[RxAddr]) -> Result<(), TextError> {
         let page_bytes = region::page::size();
-        for run in runs(pages, page_bytes as u64) {
-            let off = self.reserve(run.len_bytes as u64, page_bytes as u64)?;
-            let placed = self.place(run, off);
-            for i in 0..run.len_bytes / page_bytes {
-                let step = (i * page_bytes) as u64;
-                if placed.is_ok() {
-                    self.pages.insert(run.start.get() + step, off + step);
-                } else {
-                    self.free.push(off + step);
-                }
-            }
-            placed?;
-        }
-        Ok(())
-    }
-
-    /// Room for a run in the memfd: a page that is free again, or new ones at its end.
-    fn reserve(&mut self, run_bytes: u64, page_bytes: u64) -> Result<u64, TextError> {
-        if run_bytes == page_bytes {
-            if let Some(off) = self.free.pop() {
-                return Ok(off);
-            }
-        }
-        match &mut self.store {
-            None => {
-                self.store = Some(Store::new(run_bytes)?);
-                Ok(0)
-            }
-            Some(store) => {
-                let off = store.len_bytes;
-                let len_bytes = off + run_bytes;
-                store
-                    .file
-                    .set_len(len_bytes)
-                    .map_err(|e| io_error("ftruncate", len_bytes, &e))?;
-                store.len_bytes = len_bytes;
-                Ok(off)
-            }
-        }
-    }
-
-    fn place(&self, run: RxRange, off: u64) -> Result<(), TextError> {
-        let Some(store) = &self.store else {
-            return Err(TextError::Unmapped { addr: run.start });
+        let len_bytes = pages.len() * page_bytes;
+        let descriptor = match flush::sync_mode()? {
+            SyncMode::Remap => Descriptor::Kept,
+            _ => Descriptor::Closed,
         };
-        let view = RwView::new(&store.file, store.len_bytes as usize)?;
-        view.copy_from_text(off as usize, run);
+        let file = sys::memfd(len_bytes, Pages::Ordinary)?;
+        let meta = file.metadata();
+        let meta = meta.map_err(|e| sys::io_error("fstat", len_bytes, &e))?;
+        let again = file.try_clone();
+        let again = again.map_err(|e| sys::io_error("dup", len_bytes, &e))?;
+        let mut memory = TextMemory::of_file(again, len_bytes, page_bytes, descriptor)?;
+        let runs = runs(pages, page_bytes as u64);
+        let view = memory.open(0, len_bytes)?;
+        let mut off = 0;
+        for run in &runs {
+            view.copy_from_text(off, *run);
+            off += run.len_bytes;
+        }
         drop(view);
-        sys::mmap_rx_over(run, &store.file, off, Sharing::Private)
+        // Before any hart can fetch from these pages.
+        flush_icache(RxRange::new(RxAddr::new(0), 0), FlushScope::Process)?;
+        let mut off = 0;
+        let mut placed = Vec::with_capacity(pages.len());
+        let mut all = Ok(());
+        for run in runs {
+            all = sys::mmap_rx_over(run, &file, off as u64, Sharing::Private);
+            if all.is_err() {
+                break;
+            }
+            let steps = (0..run.len_bytes).step_by(page_bytes);
+            placed.extend(steps.map(|step| (run.start.get() + step as u64, off + step)));
+            off += run.len_bytes;
+        }
+        if !placed.is_empty() {
+            self.keep(memory, &meta, &placed);
+        }
+        all
+    }
+
+    fn keep(&mut self, memory: TextMemory, meta: &std::fs::Metadata, placed: &[(u64, usize)]) {
+        let number = self.nr_stores;
+        self.nr_stores += 1;
+        for (page, off_bytes) in placed {
+            self.forget(RxAddr::new(*page));
+            let spot = Spot {
+                store: number,
+                off_bytes: *off_bytes,
+            };
+            self.pages.insert(*page, spot);
+        }
+        let store = Store {
+            memory,
+            dev: (libc::major(meta.dev()), libc::minor(meta.dev())),
+            inode: meta.ino(),
+            nr_pages: placed.len(),
+        };
+        self.stores.insert(number, store);
     }
 
     /// Maps the page of `addr` over itself (qemu-user's way to see what was stored).
     pub(crate) fn remap(&self, addr: RxAddr) -> Result<(), TextError> {
         let page_bytes = region::page::size();
         let page = addr.align_down(page_bytes as u64);
-        match (&self.store, self.pages.get(&page.get())) {
-            (Some(store), Some(off)) => sys::mmap_rx_over(
-                RxRange::new(page, page_bytes),
-                &store.file,
-                *off,
-                Sharing::Private,
-            ),
-            _ => Err(TextError::Unmapped { addr }),
-        }
+        let spot = self.trusted_spot(page);
+        let spot = spot.ok_or(TextError::Unmapped { addr })?;
+        let store = self.stores.get(&spot.store);
+        let file = store.and_then(|store| store.memory.file());
+        let file = file.ok_or(TextError::Unmapped { addr })?;
+        let range = RxRange::new(page, page_bytes);
+        sys::mmap_rx_over(range, file, spot.off_bytes as u64, Sharing::Private)
     }
 
-    /// A memfd with what the replaced pages hold now; `None` when there are none.
-    pub(crate) fn snapshot(&self) -> Result<Option<Snapshot>, TextError> {
-        let (Some(store), false) = (&self.store, self.pages.is_empty()) else {
-            return Ok(None);
-        };
-        let page_bytes = region::page::size();
-        let copy = Store::new(store.len_bytes)?;
-        for (page, off) in &self.pages {
-            // The page may have been unmapped since; then the kernel refuses to read it, and the
-            // child finds out that it is not ours at its next use.
-            let from = RxRange::new(RxAddr::new(*page), page_bytes);
-            match sys::pwrite_text(&copy.file, from, *off) {
-                Err(TextError::Map {
-                    errno: libc::EFAULT,
-                    ..
-                })
-                | Ok(()) => {}
-                Err(e) => return Err(e),
-            }
+    /// Replaces all pages that are ours by copies of themselves, which no other process has.
+    pub(crate) fn part(&mut self) -> Result<(), TextError> {
+        if self.pages.is_empty() {
+            return Ok(());
         }
-        Ok(Some(Snapshot(copy)))
-    }
-
-    /// In the child of a fork: goes over to the snapshot.
-    pub(crate) fn enter(&mut self, snapshot: Snapshot, maps: &ProcMaps) -> Result<(), TextError> {
-        let page_bytes = region::page::size();
-        let ours: Vec<(u64, u64)> = self
-            .pages
-            .iter()
-            .map(|(page, off)| (*page, *off))
-            .filter(|(page, _)| self.off_of(RxAddr::new(*page), maps).is_some())
-            .collect();
-        for (page, off) in ours {
-            let range = RxRange::new(RxAddr::new(page), page_bytes);
-            sys::mmap_rx_over(range, &snapshot.0.file, off, Sharing::Private)?;
+        let maps = ProcMaps::read()?;
+        let pages = self.pages.keys().map(|page| RxAddr::new(*page));
+        let ours = pages.filter(|page| self.spot_of(*page, &maps).is_some());
+        let ours: Vec<RxAddr> = ours.collect();
+        if ours.is_empty() {
+            return Ok(());
         }
-        self.store = Some(snapshot.0);
-        Ok(())
+        self.adopt(&ours)
     }
 }
-
-/// The memfd for a child of a fork.
-pub(crate) struct Snapshot(Store);
 
 /// Sorted pages as ranges of neighbours.
 fn runs(pages: &[RxAddr], page_bytes: u64) -> Vec<RxRange> {

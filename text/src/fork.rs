@@ -1,18 +1,24 @@
-//! `fork`: the child gets code memory of its own.
+//! `fork`: parent and child share all code until one of them changes it.
 //!
-//! Code maps and replaced foreign pages are memfds, which a fork shares. Handlers of
-//! `pthread_atfork` part them:
+//! Code maps are shared memory, and replaced foreign pages are mapped privately from memfds, so a
+//! fork shares them all. Nothing is copied when it happens: most children `exec`, and a fork must
+//! neither allocate nor need descriptors. Instead every change asks first whether another process
+//! may have this code ([`ForkState::may_be_shared`]), and takes copies of its own then
+//! ([`State::part_from_sharers`](crate::state::State::part_from_sharers)); the old memory is the
+//! other side's. Neither ever sees what the other stores.
 //!
-//! | handler | does |
-//! | --- | --- |
-//! | prepare | takes the text lock; copies every memfd (what is used of it) into a new one |
-//! | parent | drops the copies; releases the lock |
-//! | child | maps the copies over the rx ranges, r-x; swaps the files; releases the lock |
+//! *Whether another process has it* is told by a page of private memory, the canary: every child
+//! that has not `exec`ed maps the same one until one side writes to it. Whoever has parted writes,
+//! and has a page of its own from then on, as it has code of its own. `/proc/self/pagemap` says
+//! whether a page is mapped once; where it does not answer, the code counts as shared. This finds
+//! the children of `_Fork` and of bare `clone` too, which run no handlers. One that is born in the
+//! midst of a change shares its second half with the parent: old or new words, each whole, that
+//! lead to images that it may not have.
 //!
-//! No transaction is under way in either process while the copy is made, since the lock is held;
-//! it is a futex word ([`crate::sync`]), so the child can release it whoever waited for it in the
-//! parent. Until its handler has run the child executes the parent's pages: should the parent
-//! change them meanwhile, the child executes old or new words, both whole.
+//! Handlers of `pthread_atfork` hold the locks of this crate while the memory is copied, and give
+//! them back on both sides: no change is under way then. A lock is a futex word
+//! ([`crate::sync`]), so the child can release it whoever waited for it in the parent. The handlers
+//! allocate nothing and free nothing: an allocator may hold its own locks for the time of a fork.
 //!
 //! The handlers are registered when the program (or library) that this crate is part of is loaded,
 //! not at the first change or question: a fork runs those handlers alone that it found when it
@@ -20,36 +26,31 @@
 //! linker's, as another thread held them, and its child would wait for them for ever.
 //!
 //! A fork that skips the handlers (`_Fork`, a bare `clone`) is noticed by a page that the kernel
-//! wipes in every forked child (`MADV_WIPEONFORK`): changes are then refused in the child, and
-//! its hooks stay as they are and follow the parent's changes. `vfork` and `posix_spawn` run no
-//! handlers and share all memory until `exec`: nothing to part.
+//! wipes in every forked child (`MADV_WIPEONFORK`): changes are refused in the child, since locks
+//! may be held there by threads that it does not have. Its hooks stay as they were. `vfork` and
+//! `posix_spawn` run no handlers and share all memory until `exec`: nothing to part.
 //!
-//! A child's copy is ordinary pages even when the parent's map is huge: the pool may be empty,
-//! and most children `exec`. It can collapse again.
+//! The copies are ordinary pages even when the map is huge: the pool may be empty. They can be
+//! collapsed again.
 //!
 //! Key type: [`ForkState`]. Neighbours: `state`, `foreign`, `loaded`, `cache`. Source:
-//! `pthread_atfork(3)`, `madvise(2)`; ELF gABI, "Initialization and Termination Functions".
+//! `pthread_atfork(3)`, `madvise(2)`, `proc_pid_pagemap(5)` (bit 56); ELF gABI, "Initialization and Termination Functions".
 #![expect(
     unsafe_code,
     reason = "pthread_atfork, a lock that is held between its handlers, and a constructor"
 )]
 
-use std::fs::File;
 use std::mem::ManuallyDrop;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::addr::{RxAddr, RxRange};
+use crate::addr::RxAddr;
 use crate::detour;
 use crate::error::TextError;
-use crate::flush::{FlushScope, flush_icache};
-use crate::foreign::Snapshot;
-use crate::map::Backing;
-use crate::proc_maps::ProcMaps;
-use crate::state::{self, State};
-use crate::sys::{self, Pages, Sharing};
+use crate::flush::{self, SyncMode};
+use crate::proc_maps::PageMap;
+use crate::state;
+use crate::sys;
 
 /// What stands in the wiped page of a process that may change text.
 const ALIVE: u64 = 0x7276_6270_665f_6f6b;
@@ -69,30 +70,34 @@ extern "C" fn when_loaded() {
     let _ = state::raw().lock().fork.register();
 }
 
-/// What the handlers need to know of each other.
+/// What tells processes apart.
 pub(crate) struct ForkState {
     is_registered: bool,
-    /// The page that a fork wipes; there is one once something is changed or asked.
-    wiped: Option<&'static AtomicU64>,
-    /// Set for good in a child that could not be parted from its parent.
-    shared: Option<&'static str>,
-    /// From prepare to parent or child.
-    copies: Option<Copies>,
+    /// There are some once something is changed or asked.
+    pages: Option<Pages>,
+    /// Set for good in a child whose fork ran no handlers.
+    orphan: Option<&'static str>,
+    /// Whether this process has forked, or is a child, since it last parted; for machines whose
+    /// canary says nothing.
+    has_forked: bool,
 }
 
-/// The memory of a child to be.
-struct Copies {
-    maps: Vec<(u64, File)>,
-    foreign: Option<Snapshot>,
+/// Pages that are never unmapped.
+#[derive(Copy, Clone)]
+struct Pages {
+    /// Zero in every forked child.
+    wiped: &'static AtomicU64,
+    /// The same as the parent's until one of the two writes to it.
+    canary: &'static AtomicU64,
 }
 
 impl ForkState {
     pub(crate) const fn new() -> Self {
         Self {
             is_registered: false,
-            wiped: None,
-            shared: None,
-            copies: None,
+            pages: None,
+            orphan: None,
+            has_forked: false,
         }
     }
 
@@ -107,33 +112,71 @@ impl ForkState {
     /// Sees to it that forks are noticed, before the first change or the first question to the
     /// dynamic linker.
     pub(crate) fn watch(&mut self) -> Result<(), TextError> {
-        if self.wiped.is_none() {
-            let wiped = wiped_page()?;
+        if self.pages.is_none() {
+            let pages = Pages::new()?;
             self.register()?;
-            wiped.store(ALIVE, Ordering::Relaxed);
-            self.wiped = Some(wiped);
+            self.pages = Some(pages);
         }
         Ok(())
     }
 
-    /// Refuses changes in a child that shares its code with its parent.
+    /// Refuses changes in a child whose locks may be held by threads of its parent.
     pub(crate) fn check(&mut self) -> Result<(), TextError> {
-        if let Some(reason) = self.shared {
+        if let Some(reason) = self.orphan {
             return Err(TextError::SharedWithParent { reason });
         }
         self.watch()?;
-        let is_alive = |wiped: &AtomicU64| wiped.load(Ordering::Relaxed) == ALIVE;
-        if self.wiped.is_some_and(is_alive) {
+        let is_alive = |pages: Pages| pages.wiped.load(Ordering::Relaxed) == ALIVE;
+        if self.pages.is_some_and(is_alive) {
             return Ok(());
         }
         let reason = "the fork did not run its handlers (_Fork or a bare clone)";
-        self.shared = Some(reason);
+        self.orphan = Some(reason);
         Err(TextError::SharedWithParent { reason })
+    }
+
+    /// Whether another process may execute the memory of this one's code.
+    pub(crate) fn may_be_shared(&self) -> bool {
+        let Some(pages) = self.pages else {
+            return false;
+        };
+        // Under an emulator of processes the page map is that of the emulator.
+        if matches!(flush::sync_mode_of_maps(), Ok(SyncMode::Remap)) {
+            return self.has_forked;
+        }
+        // Mapped once more, should it have been reclaimed.
+        pages.canary.load(Ordering::Relaxed);
+        let at = RxAddr::new(ptr::from_ref(pages.canary).expose_provenance() as u64);
+        let is_exclusive = PageMap::open().and_then(|map| map.is_exclusive(at));
+        is_exclusive != Some(true)
+    }
+
+    /// All code is this process's own: its canary is, too.
+    pub(crate) fn has_parted(&mut self) {
+        self.has_forked = false;
+        if let Some(pages) = self.pages {
+            pages.canary.fetch_add(1, Ordering::Relaxed);
+        }
     }
 }
 
-/// A page that is zero in every forked child; never unmapped.
-fn wiped_page() -> Result<&'static AtomicU64, TextError> {
+impl Pages {
+    fn new() -> Result<Self, TextError> {
+        let wiped = page(Some(libc::MADV_WIPEONFORK))?;
+        let canary = page(None)?;
+        wiped.store(ALIVE, Ordering::Relaxed);
+        // The first write makes it a page.
+        canary.store(1, Ordering::Relaxed);
+        let (at, len_bytes) = (ptr::from_ref(canary).cast(), region::page::size());
+        // SAFETY: 1. the page is ours. In memory it stays the page that children have; where that
+        //    is refused, swapping it out and in while a child lives may hide that child.
+        unsafe { libc::mlock(at, len_bytes) };
+        Ok(Self { wiped, canary })
+    }
+}
+
+/// A zeroed page, never unmapped, with an advice for forks.
+fn page(advice: Option<libc::c_int>) -> Result<&'static AtomicU64, TextError> {
     let len_bytes = region::page::size();
     let fail = |call| TextError::Map {
         call,
@@ -155,9 +198,9 @@ fn wiped_page() -> Result<&'static AtomicU64, TextError> {
     if page == libc::MAP_FAILED {
         return Err(fail("mmap"));
     }
-    // SAFETY: the page is ours; the advice wipes it in children only.
-    let rc = unsafe { libc::madvise(page, len_bytes, libc::MADV_WIPEONFORK) };
-    if rc != 0 {
+    // SAFETY: the page is ours; the advice changes what children have only.
+    let advise = |advice| unsafe { libc::madvise(page, len_bytes, advice) };
+    if advice.is_some_and(|advice| advise(advice) != 0) {
         let e = fail("madvise(MADV_WIPEONFORK)");
         // SAFETY: the page is ours and nothing refers to it yet.
         unsafe { libc::munmap(page, len_bytes) };
@@ -195,13 +238,9 @@ unsafe extern "C" fn before_fork() {
     crate::loaded::before_fork();
     crate::cache::before_fork();
     let mut state = ManuallyDrop::new(state::raw().lock());
-    // Where nothing has been changed or asked there is nothing to copy.
-    if state.fork.wiped.is_none() || state.fork.check().is_err() {
-        return;
-    }
-    match Copies::make(&state) {
-        Ok(copies) => state.fork.copies = Some(copies),
-        Err(_) => state.fork.copies = None,
+    // A child of `_Fork` that forks: its children are no better off.
+    if state.fork.pages.is_some() {
+        let _ = state.fork.check();
     }
 }
 
@@ -209,23 +248,16 @@ unsafe extern "C" fn after_in_parent() {
     // SAFETY: `before_fork` left the lock held by this thread, and nothing else refers to the
     // data until it is unlocked below.
     let state = unsafe { &mut *state::raw().data_ptr() };
-    state.fork.copies = None;
+    state.fork.has_forked = true;
     unlock();
 }
 
 unsafe extern "C" fn after_in_child() {
     // SAFETY: as in the parent; besides, this is the only thread of the process.
     let state = unsafe { &mut *state::raw().data_ptr() };
-    let was_shared = state.fork.shared.is_some();
-    if let (Some(wiped), false) = (state.fork.wiped, was_shared) {
-        wiped.store(ALIVE, Ordering::Relaxed);
-        state.fork.shared = match state.fork.copies.take() {
-            None => Some("its code could not be copied at the fork"),
-            Some(copies) => copies
-                .enter(state)
-                .is_err()
-                .then_some("its copy of the code could not be mapped after the fork"),
-        };
+    state.fork.has_forked = true;
+    if let (Some(pages), None) = (state.fork.pages, state.fork.orphan) {
+        pages.wiped.store(ALIVE, Ordering::Relaxed);
     }
     // Whoever was arming a site is a thread of the parent.
     for site in state.sites.values_mut() {
@@ -235,7 +267,7 @@ unsafe extern "C" fn after_in_child() {
         entry.release_after_fork();
     }
     detour::after_fork();
-    if state.fork.shared.is_none() {
+    if state.fork.orphan.is_none() {
         detour::open_in_child(state);
     }
     unlock();
@@ -247,84 +279,4 @@ fn unlock() {
     unsafe { state::raw().force_unlock() };
     crate::cache::after_fork();
     crate::loaded::after_fork();
-}
-
-impl Copies {
-    fn make(state: &State) -> Result<Self, TextError> {
-        let mut maps = Vec::with_capacity(state.maps.len());
-        for (start, entry) in &state.maps {
-            let copy = sys::memfd(entry.rx.len_bytes, Pages::Ordinary)?;
-            copy_used(entry.rx, &entry.file, &copy)?;
-            maps.push((*start, copy));
-        }
-        Ok(Self {
-            maps,
-            foreign: state.foreign.snapshot()?,
-        })
-    }
-
-    /// In the child.
-    fn enter(self, state: &mut State) -> Result<(), TextError> {
-        for (start, copy) in self.maps {
-            let Some(entry) = state.maps.get_mut(&start) else {
-                continue;
-            };
-            sys::mmap_rx_over(entry.rx, &copy, 0, Sharing::Shared)?;
-            entry.file = copy;
-            entry.backing = Backing::Memfd;
-            entry.collapsed = false;
-        }
-        if let Some(snapshot) = self.foreign {
-            // Asked here, where no other thread can close a library between answer and use.
-            let maps = ProcMaps::read()?;
-            state.foreign.enter(snapshot, &maps)?;
-        }
-        flush_icache(RxRange::new(RxAddr::new(0), 0), FlushScope::Process)
-    }
-}
-
-/// Copies what is not zero; holes are not even read, since reading would fill them.
-fn copy_used(rx: RxRange, file: &File, copy: &File) -> Result<(), TextError> {
-    let mut page = vec![0; region::page::size()];
-    let mut off_bytes = 0;
-    while let Some(data) = next_data(file, off_bytes, rx.len_bytes) {
-        for off in data.clone().step_by(page.len()) {
-            let Some(from) = rx.start.checked_add(off as u64) else {
-                break;
-            };
-            sys::read_text(from, &mut page);
-            if page.iter().any(|b| *b != 0) {
-                copy.write_all_at(&page, off as u64)
-                    .map_err(|e| TextError::Map {
-                        call: "pwrite",
-                        addr: from,
-                        len_bytes: page.len(),
-                        errno: e.raw_os_error().unwrap_or(0),
-                    })?;
-            }
-        }
-        off_bytes = data.end;
-    }
-    Ok(())
-}
-
-/// The next stretch of a memfd that is no hole.
-fn next_data(file: &File, from: usize, end: usize) -> Option<std::ops::Range<usize>> {
-    let seek = |off: usize, whence| {
-        // SAFETY: a seek of a file of ours, whose position nobody uses.
-        let at = unsafe { libc::lseek(file.as_raw_fd(), off as libc::off_t, whence) };
-        usize::try_from(at).map_err(|_| sys::errno())
-    };
-    if from >= end {
-        return None;
-    }
-    match seek(from, libc::SEEK_DATA) {
-        Ok(start) if start < end => {
-            let stop = seek(start, libc::SEEK_HOLE).map_or(end, |hole| hole.min(end));
-            Some(start..stop)
-        }
-        Ok(_) | Err(libc::ENXIO) => None,
-        // A file system that does not know (hugetlbfs): take it all as data.
-        Err(_) => Some(from..end),
-    }
 }

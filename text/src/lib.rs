@@ -18,11 +18,15 @@
 //! | `func`, `names` | [`Func`]: functions by their addresses and by their names |
 //! | `question` | what of that only the dynamic linker can say |
 //! | `catalog` | the functions of an object, from `eh_frame`, `dynamic` and its file |
+//! | [`DirectReturn`] | functions that can tell who has called them |
 //! | `original` | text as it would be without all that |
 //! | `look` | [`Look`]: many questions of one moment |
+//! | `stays` | objects that are never closed |
+//! | `own` | the library that this is part of stays loaded |
 //! | `unchanged` | whether that is what the object's file has |
 //! | [`threads`] | where every thread is |
 //! | `flush` | the instruction cache, and what this machine needs |
+//! | `memory` | pages for code that need no descriptor, and their view |
 //! | `fork` | a child's own copy |
 //! | [`syscall`] | bare system calls, for all rooms |
 //!
@@ -32,8 +36,10 @@
 
 mod addr;
 mod cache;
+mod caller;
 mod catalog;
 mod copy;
+mod deadline;
 mod detour;
 mod dynamic;
 mod eh_frame;
@@ -46,17 +52,21 @@ mod insn;
 mod loaded;
 mod look;
 mod map;
+mod memory;
 mod names;
 mod object;
 mod original;
+mod own;
 mod pad;
 mod plan;
 mod poke;
 mod proc_maps;
 mod question;
+pub mod signal;
 mod site;
 mod span;
 mod state;
+mod stays;
 mod stub;
 mod sync;
 mod sys;
@@ -68,7 +78,9 @@ mod txn;
 mod unchanged;
 
 pub use addr::{PcRel, RxAddr, RxRange};
+pub use caller::DirectReturn;
 pub use copy::{text_copy, text_copy_all, text_invalidate, text_invalidate_all};
+pub use deadline::Deadline;
 pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all, undivert_all_within};
 pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
@@ -76,12 +88,14 @@ pub use func::{Convention, Func, FuncKind, find_symbol, look_symbol};
 pub use look::Look;
 pub use map::{Backing, CodeMap, Place};
 pub use original::original_text;
+pub use own::{Own, own_object};
 pub use pad::{Pad, PadWords};
 pub use poke::{
     Insn, Poke, Switch, arm_all, arm_off_all, poke_all, restore_all, restore_off_all, text_poke,
 };
 pub use proc_maps::{Mapping, ProcMaps};
 pub use question::{Lookup, Question};
+pub use stays::{Holder, holders};
 pub use sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
 pub use txn::{WordPatch, patch_words};
 pub use unchanged::check_unchanged;

@@ -18,6 +18,8 @@ use crate::sync::{ForkMutex, RawForkMutex};
 
 /// Where the file of the main program is, which the dynamic linker does not name.
 const MAIN: &str = "/proc/self/exe";
+/// The same where the first thread has ended: `/proc/self` is that one, and has no file any more.
+const MAIN_OF_THREAD: &str = "/proc/thread-self/exe";
 
 /// Held while the dynamic linker is asked, and across `fork`: glibc frees its other locks in the
 /// child, but not the one of `dl_iterate_phdr` (`posix/fork.c`), which another thread may be
@@ -59,6 +61,14 @@ pub(crate) struct Loaded {
     closed: u64,
 }
 
+/// The main program's file.
+fn main_file() -> &'static str {
+    match std::fs::read_link(MAIN) {
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => MAIN_OF_THREAD,
+        _ => MAIN,
+    }
+}
+
 impl Loaded {
     /// The object that holds `addr` in a segment of it.
     pub(crate) fn find(addr: RxAddr) -> Option<Self> {
@@ -82,6 +92,16 @@ impl Loaded {
         all
     }
 
+    /// Visits all objects. None is closed meanwhile.
+    pub(crate) fn each(visitor: &mut dyn FnMut(Self)) {
+        iterate(&mut |info| {
+            if let Some(object) = Self::read(info) {
+                visitor(object);
+            }
+            None
+        });
+    }
+
     fn read(info: &libc::dl_phdr_info) -> Option<Self> {
         if info.dlpi_phdr.is_null() {
             return None;
@@ -95,7 +115,7 @@ impl Loaded {
             unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes()
         };
         let path = if name.is_empty() {
-            MAIN.as_bytes()
+            main_file().as_bytes()
         } else {
             name
         };
@@ -117,7 +137,7 @@ impl Loaded {
 
     /// Whether it is the main program.
     pub(crate) fn is_main(&self) -> bool {
-        self.path.as_os_str() == MAIN
+        self.path.as_os_str() == MAIN || self.path.as_os_str() == MAIN_OF_THREAD
     }
 
     /// Where a segment is in memory.

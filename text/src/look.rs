@@ -6,8 +6,11 @@
 //! Key type: [`Look`]. Neighbours: `pad`, `func`, `original`, `unchanged`, which answer.
 
 use crate::addr::{RxAddr, RxRange};
+use crate::caller::DirectReturn;
+use crate::catalog::{At, Catalog};
 use crate::error::TextError;
 use crate::func::{self, Func};
+use crate::loaded::Loaded;
 use crate::original;
 use crate::pad::Pad;
 use crate::proc_maps::ProcMaps;
@@ -26,7 +29,7 @@ impl Look {
     /// Looks.
     ///
     /// # Errors
-    /// [`TextError::Map`] when `/proc/self/maps` cannot be read.
+    /// [`TextError::MapsUnseen`] when the kernel does not show what is mapped.
     pub fn now() -> Result<Self, TextError> {
         state::watch_forks()?;
         Ok(Self {
@@ -50,6 +53,32 @@ impl Look {
     /// As there.
     pub fn func(&self, addr: RxAddr) -> Result<Lookup<Func>, TextError> {
         func::find_by(addr, &self.maps)
+    }
+
+    /// Why the function at `func` must return straight to its caller, and its name; `None` if it
+    /// need not, as far as is known. `unwinder` is code of the unwinder that is told of images.
+    ///
+    /// # Errors
+    /// [`TextError::Map`].
+    pub fn direct_return(
+        &self,
+        func: RxAddr,
+        unwinder: RxAddr,
+    ) -> Result<Option<(DirectReturn, Box<str>)>, TextError> {
+        let Some(loaded) = Loaded::find(func) else {
+            return Ok(None);
+        };
+        let catalog = Catalog::of(&loaded)?;
+        let name = match catalog.at(func) {
+            At::Start(entry) => catalog.name(entry),
+            At::Inside(_) | At::Nothing => None,
+        };
+        if let Some(found) = catalog.direct.find(func, name) {
+            return Ok(Some(found));
+        }
+        let is_told = || loaded.segment_of(unwinder).is_some();
+        let alone = catalog.direct.has_unwinder() && !is_told();
+        Ok(alone.then(|| (DirectReturn::OwnUnwinder, name.unwrap_or("it").into())))
     }
 
     /// The bytes of `range` as they would be without the pads that are armed and the detours that

@@ -1,13 +1,18 @@
 //! Code maps: memory for code of our own, executable for ever, writable never.
 //!
-//! Key types: [`CodeMap`], [`Place`], [`Backing`]. A map is a memfd, mapped shared and r-x at its
-//! rx range. The rw view exists during a transaction only (`txn`), at an address that the kernel
-//! chooses, so no mapping is ever writable and executable and none stays writable. Fresh maps
-//! are all zero, which is defined illegal. Neighbours: `state` (the table of maps), `txn`.
-//! Source: kernel `kernel/bpf/core.c` (`bpf_prog_pack`), `memfd_create(2)`.
+//! Key types: [`CodeMap`], [`Place`], [`Backing`]. A map is memory that is shared with nobody
+//! (`memory`), mapped r-x at its rx range. Its view, at an address that the kernel chooses, has no
+//! access but during a transaction (`txn`), and then to the pages in question; so no mapping is
+//! ever writable and executable and none stays writable. Fresh maps are all zero, which is defined
+//! illegal. Neighbours: `state` (the table of maps), `memory`, `txn`. Source: kernel
+//! `kernel/bpf/core.c` (`bpf_prog_pack`).
+
+use std::fs::File;
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
+use crate::flush::{self, SyncMode};
+use crate::memory::{Descriptor, TextMemory};
 use crate::state::{self, MapEntry};
 use crate::sys::{self, HUGE_BYTES, Pages, Sharing};
 
@@ -25,7 +30,7 @@ pub enum Place {
 pub enum Backing {
     /// 2 MiB pages out of the system's pool.
     Hugetlb,
-    /// An ordinary memfd; [`CodeMap::collapse`] may make its pages huge.
+    /// Ordinary shared memory, as a memfd has; [`CodeMap::collapse`] may make its pages huge.
     Memfd,
 }
 
@@ -51,18 +56,22 @@ impl CodeMap {
             .filter(|n| *n > 0 && isize::try_from(*n).is_ok())
             .ok_or(TextError::Length { len_bytes })?;
         let mut state = state::lock_for_change()?;
-        let file =
-            sys::memfd(map_bytes, pages).map_err(|e| no_huge_pages(e, backing, map_bytes))?;
+        let source = Source::new(backing, map_bytes, pages, page_bytes);
+        let source = source.map_err(|e| no_huge_pages(e, backing, map_bytes))?;
         let rx = match place {
-            Place::At(start) => map_at(RxRange::new(start, map_bytes), page_bytes, &file),
-            Place::Anywhere => map_anywhere(map_bytes, page_bytes, &file),
+            Place::At(start) => map_at(RxRange::new(start, map_bytes), page_bytes, &source),
+            Place::Anywhere => map_anywhere(map_bytes, page_bytes, &source),
         }
         .map_err(|e| no_huge_pages(e, backing, map_bytes))?;
+        let memory = source.into_memory(map_bytes, page_bytes).map_err(|e| {
+            sys::munmap(rx);
+            no_huge_pages(e, backing, map_bytes)
+        })?;
         // A site that went away while it was being armed may have left its entry.
         state.forget_sites(rx);
         let entry = MapEntry {
             rx,
-            file,
+            memory,
             backing,
             collapsed: false,
         };
@@ -76,7 +85,8 @@ impl CodeMap {
         self.rx
     }
 
-    /// What backs the map. The copy that a forked child gets is always [`Backing::Memfd`].
+    /// What backs the map. Once a process and its child have parted, the copy of the one that
+    /// changed first is [`Backing::Memfd`].
     #[must_use]
     pub fn backing(&self) -> Backing {
         self.with_entry(|e| e.backing).unwrap_or(Backing::Memfd)
@@ -131,6 +141,50 @@ impl Drop for CodeMap {
     }
 }
 
+/// Where the pages of a new map come from.
+enum Source {
+    Anonymous(TextMemory),
+    /// A file that is closed once it is mapped, or kept.
+    File(File, Descriptor),
+}
+
+impl Source {
+    fn new(
+        backing: Backing,
+        map_bytes: usize,
+        pages: Pages,
+        page_bytes: usize,
+    ) -> Result<Self, TextError> {
+        let descriptor = match flush::sync_mode_of_maps()? {
+            SyncMode::Remap => Descriptor::Kept,
+            _ => Descriptor::Closed,
+        };
+        debug_assert!(map_bytes % page_bytes == 0);
+        match (backing, descriptor) {
+            (Backing::Memfd, Descriptor::Closed) => {
+                TextMemory::anonymous(map_bytes).map(Self::Anonymous)
+            }
+            _ => sys::memfd(map_bytes, pages).map(|file| Self::File(file, descriptor)),
+        }
+    }
+
+    fn map_rx_over(&self, rx: RxRange) -> Result<(), TextError> {
+        match self {
+            Self::Anonymous(memory) => memory.map_rx_over(rx),
+            Self::File(file, _) => sys::mmap_rx_over(rx, file, 0, Sharing::Shared),
+        }
+    }
+
+    fn into_memory(self, map_bytes: usize, page_bytes: usize) -> Result<TextMemory, TextError> {
+        match self {
+            Self::Anonymous(memory) => Ok(memory),
+            Self::File(file, descriptor) => {
+                TextMemory::of_file(file, map_bytes, page_bytes, descriptor)
+            }
+        }
+    }
+}
+
 /// With an empty pool `memfd_create` succeeds and `mmap` fails: both mean the same here.
 fn no_huge_pages(e: TextError, backing: Backing, len_bytes: usize) -> TextError {
     match (backing, e) {
@@ -141,7 +195,7 @@ fn no_huge_pages(e: TextError, backing: Backing, len_bytes: usize) -> TextError 
     }
 }
 
-fn map_at(range: RxRange, page_bytes: usize, file: &std::fs::File) -> Result<RxRange, TextError> {
+fn map_at(range: RxRange, page_bytes: usize, source: &Source) -> Result<RxRange, TextError> {
     let align_bytes = page_bytes as u64;
     if !range.start.is_aligned(align_bytes) {
         return Err(TextError::Misaligned {
@@ -154,7 +208,11 @@ fn map_at(range: RxRange, page_bytes: usize, file: &std::fs::File) -> Result<RxR
             len_bytes: range.len_bytes,
         });
     }
-    sys::mmap_rx_free(range, file)?;
+    sys::reserve_at(range)?;
+    if let Err(e) = source.map_rx_over(range) {
+        sys::munmap(range);
+        return Err(e);
+    }
     Ok(range)
 }
 
@@ -163,7 +221,7 @@ fn map_at(range: RxRange, page_bytes: usize, file: &std::fs::File) -> Result<RxR
 fn map_anywhere(
     map_bytes: usize,
     page_bytes: usize,
-    file: &std::fs::File,
+    source: &Source,
 ) -> Result<RxRange, TextError> {
     let align_bytes = if map_bytes % HUGE_BYTES == 0 {
         HUGE_BYTES
@@ -185,7 +243,7 @@ fn map_anywhere(
             len_bytes: map_bytes,
         });
     };
-    if let Err(e) = sys::mmap_rx_over(rx, file, 0, Sharing::Shared) {
+    if let Err(e) = source.map_rx_over(rx) {
         sys::munmap(wide);
         return Err(e);
     }

@@ -43,7 +43,7 @@ pub(crate) fn read(state: &mut State, start: RxAddr, bytes: &mut [u8]) -> Result
     // Asked here: whoever calls may have looked before a page was replaced.
     let maps = ProcMaps::read()?;
     for (at, original) in ours {
-        if state.foreign.off_of(at, &maps).is_none() && state.map_of(at).is_none() {
+        if state.foreign.spot_of(at, &maps).is_none() && state.map_of(at).is_none() {
             // The library was closed, and something else is here now.
             state.forget_sites(RxRange::new(at, 2));
             continue;

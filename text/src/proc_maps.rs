@@ -1,5 +1,10 @@
 //! What is mapped where: `/proc/self/maps`, read once per question.
 //!
+//! `/proc/self` is the thread group's leader. Once that has ended, its `maps` are empty, or cannot be
+//! opened; then the calling thread's are read. (They are not read first: an emulator of user programs
+//! translates `/proc/self` alone.) A process without any mapping cannot ask, so nothing is never
+//! taken for an answer.
+//!
 //! `region` answers what protection one address has; a batch of sites, and the question whether
 //! a page is still the one that we mapped there (inode and offset), need the lines themselves.
 //!
@@ -91,20 +96,25 @@ impl ProcMaps {
     /// Reads them.
     ///
     /// # Errors
-    /// [`TextError::Map`] when `/proc/self/maps` cannot be read.
+    /// [`TextError::MapsUnseen`] when the kernel does not show them.
     pub fn read() -> Result<Self, TextError> {
+        Self::read_first(&["/proc/self/maps", "/proc/thread-self/maps"])
+    }
+
+    /// Those of the first of `files` that has any.
+    fn read_first(files: &[&str]) -> Result<Self, TextError> {
         // The kernel does not say how long it is: room for most, or it is read in crumbs.
         let mut text = Vec::with_capacity(64 << 10);
-        let read = File::open("/proc/self/maps").and_then(|mut file| file.read_to_end(&mut text));
-        match read {
-            Ok(_) => Ok(Self::parse(&text)),
-            Err(e) => Err(TextError::Map {
-                call: "reading /proc/self/maps",
-                addr: RxAddr::new(0),
-                len_bytes: 0,
-                errno: e.raw_os_error().unwrap_or(0),
-            }),
+        let mut errno = libc::ESRCH;
+        for file in files {
+            text.clear();
+            match File::open(file).and_then(|mut file| file.read_to_end(&mut text)) {
+                Ok(0) => {}
+                Ok(_) => return Ok(Self::parse(&text)),
+                Err(e) => errno = e.raw_os_error().unwrap_or(libc::EIO),
+            }
         }
+        Err(TextError::MapsUnseen { errno })
     }
 
     fn parse(text: &[u8]) -> Self {
@@ -169,28 +179,41 @@ impl ProcMaps {
     }
 }
 
+/// Of an entry of the page map: the page is in memory.
+const PRESENT: u64 = 1 << 63;
+
 /// What each page of this process is: `/proc/self/pagemap`.
 pub(crate) struct PageMap(File);
 
 impl PageMap {
     /// `None` where the kernel has none, or does not let us see it.
     pub(crate) fn open() -> Option<Self> {
-        File::open("/proc/self/pagemap").ok().map(Self)
+        // Of the calling thread: the leader may have ended (see the module).
+        File::open("/proc/thread-self/pagemap").ok().map(Self)
     }
 
     /// Whether the page at `page`, of a private mapping, is a copy that a write has made: what is
-    /// stored in the file is not seen there any more.
-    pub(crate) fn is_copied(&self, page: RxAddr) -> bool {
+    /// stored in the file is not seen there any more. `None` if that cannot be known.
+    pub(crate) fn is_copied(&self, page: RxAddr) -> Option<bool> {
         const OF_FILE: u64 = 1 << 61;
         const SWAPPED: u64 = 1 << 62;
-        const PRESENT: u64 = 1 << 63;
+        let is_copied = |entry| entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0;
+        self.entry(page).map(is_copied)
+    }
+
+    /// Whether a page of private memory is mapped here and nowhere else, in no process; `None`
+    /// where that is not known.
+    pub(crate) fn is_exclusive(&self, page: RxAddr) -> Option<bool> {
+        const EXCLUSIVE: u64 = 1 << 56;
+        let entry = self.entry(page).filter(|entry| entry & PRESENT != 0)?;
+        Some(entry & EXCLUSIVE != 0)
+    }
+
+    fn entry(&self, page: RxAddr) -> Option<u64> {
         let off = page.get() / region::page::size() as u64 * 8;
         let mut entry = [0; 8];
-        if self.0.read_exact_at(&mut entry, off).is_err() {
-            return false;
-        }
-        let entry = u64::from_le_bytes(entry);
-        entry & (PRESENT | SWAPPED) != 0 && entry & OF_FILE == 0
+        self.0.read_exact_at(&mut entry, off).ok()?;
+        Some(u64::from_le_bytes(entry))
     }
 }
 
@@ -215,6 +238,17 @@ garbage\n";
         assert_eq!(m.off_at(RxAddr::new(0x2a_aaaa_a800)), 0x1800);
         assert!(maps.find(RxAddr::new(0x2a_aaaa_c000)).is_none());
         assert!(maps.find(RxAddr::new(0)).is_none());
+    }
+
+    #[test]
+    fn maps_without_a_line_are_no_answer() {
+        let read = |files: &[&str]| ProcMaps::read_first(files).map(|maps| maps.all().len());
+        let unseen = |errno| Err(TextError::MapsUnseen { errno });
+        assert_eq!(read(&["/dev/null"]), unseen(libc::ESRCH));
+        assert_eq!(read(&["/dev/null", "/no/such/file"]), unseen(libc::ENOENT));
+        let second = read(&["/dev/null", "/proc/thread-self/maps"]).unwrap();
+        assert!(second > 0);
+        assert!(read(&["/no/such/file", "/proc/self/maps"]).unwrap() > 0);
     }
 
     #[test]

@@ -6,14 +6,15 @@
 //! kernel's `text_mutex` (`kernel/extable.c`).
 
 use std::collections::BTreeMap;
-use std::fs::File;
 
 use crate::addr::{RxAddr, RxRange};
 use crate::detour;
 use crate::error::TextError;
+use crate::flush::{FlushScope, flush_icache};
 use crate::foreign::Foreign;
 use crate::fork::ForkState;
 use crate::map::Backing;
+use crate::memory::TextMemory;
 use crate::proc_maps::ProcMaps;
 use crate::site::Site;
 use crate::sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
@@ -21,9 +22,27 @@ use crate::sync::{ForkMutex, ForkMutexGuard, RawForkMutex};
 /// One live code map.
 pub(crate) struct MapEntry {
     pub(crate) rx: RxRange,
-    pub(crate) file: File,
+    pub(crate) memory: TextMemory,
     pub(crate) backing: Backing,
     pub(crate) collapsed: bool,
+}
+
+impl MapEntry {
+    /// Puts a copy of the map in its place, while code runs in it.
+    fn part(&mut self) -> Result<(), TextError> {
+        if self.memory.needs_file() {
+            let reason = "in QEMU user mode code cannot be parted from that of another process";
+            return Err(TextError::SharedWithParent { reason });
+        }
+        let copy = self.memory.copy(self.rx)?;
+        // Before any hart can fetch from these pages.
+        flush_icache(RxRange::new(RxAddr::new(0), 0), FlushScope::Process)?;
+        copy.replace_rx(self.rx)?;
+        self.memory = copy;
+        self.backing = Backing::Memfd;
+        self.collapsed = false;
+        Ok(())
+    }
 }
 
 /// All text we own.
@@ -81,6 +100,25 @@ pub(crate) fn watch_forks() -> Result<(), TextError> {
 }
 
 impl State {
+    /// Makes sure that no other process executes what is about to be changed: the children of
+    /// forks, of `_Fork` and of bare `clone` share all code until one side changes it. The side
+    /// that changes takes copies of its own first, and leaves the old memory to the others.
+    ///
+    /// # Errors
+    /// [`TextError::Map`]: the copies cannot be had. Nothing is changed; some may have been made.
+    pub(crate) fn part_from_sharers(&mut self) -> Result<(), TextError> {
+        if !self.fork.may_be_shared() {
+            return Ok(());
+        }
+        self.seen = None;
+        for entry in self.maps.values_mut() {
+            entry.part()?;
+        }
+        self.foreign.part()?;
+        self.fork.has_parted();
+        Ok(())
+    }
+
     /// The map that holds `addr`.
     pub(crate) fn map_of(&self, addr: RxAddr) -> Option<&MapEntry> {
         let (_, entry) = self.maps.range(..=addr.get()).next_back()?;

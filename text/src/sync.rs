@@ -20,6 +20,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use parking_lot::lock_api;
 
+use crate::syscall::syscall;
+
 /// A mutex that may be held across `fork` and unlocked on both sides.
 pub type ForkMutex<T> = lock_api::Mutex<RawForkMutex, T>;
 /// Its guard.
@@ -44,19 +46,13 @@ fn wake(word: &AtomicU32, nr: u32) {
 
 /// FUTEX_WAIT or FUTEX_WAKE.
 fn futex(word: &AtomicU32, op: c_int, value: u32) {
+    let at = word.as_ptr().expose_provenance();
+    let op = (op | libc::FUTEX_PRIVATE_FLAG) as usize;
     // SAFETY:
     // 1. The address is that of a live, aligned 32-bit word.
     // 2. FUTEX_WAIT only reads it, and a null timeout means none; FUTEX_WAKE uses the address as a
     //    name, and has no timeout.
-    unsafe {
-        libc::syscall(
-            libc::SYS_futex,
-            word.as_ptr(),
-            op | libc::FUTEX_PRIVATE_FLAG,
-            value,
-            std::ptr::null::<libc::timespec>(),
-        );
-    }
+    let _ = unsafe { syscall(libc::SYS_futex, [at, op, value as usize, 0]) };
 }
 
 /// Something that happens now and then, for which signal handlers may wait.

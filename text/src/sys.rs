@@ -1,7 +1,7 @@
 //! The system calls of this room, each with its checks, and raw access to text.
 //!
 //! Everything unsafe that is not a protocol of its own stands here: memfds, placed mappings,
-//! loads from rx text, stores through an rw view. Neighbours: `map`, `foreign`, `fork`, `txn`.
+//! loads from rx text. Neighbours: `map`, `memory`, `foreign`, `txn`.
 //! Source: `memfd_create(2)`, `mmap(2)`, `madvise(2)`; RISC-V profiles, Ziccif.
 #![expect(
     unsafe_code,
@@ -12,9 +12,9 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::os::fd::{AsRawFd, FromRawFd};
 use std::ptr;
-use std::sync::atomic::{AtomicU16, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use memmap2::{Mmap, MmapOptions, MmapRaw};
+use memmap2::Mmap;
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
@@ -32,12 +32,21 @@ pub(crate) fn errno() -> i32 {
     std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
-fn map_error(call: &'static str, range: RxRange) -> TextError {
+pub(crate) fn map_error(call: &'static str, range: RxRange) -> TextError {
     TextError::Map {
         call,
         addr: range.start,
         len_bytes: range.len_bytes,
         errno: errno(),
+    }
+}
+
+pub(crate) fn io_error(call: &'static str, len_bytes: usize, e: &std::io::Error) -> TextError {
+    TextError::Map {
+        call,
+        addr: RxAddr::new(0),
+        len_bytes,
+        errno: e.raw_os_error().unwrap_or(0),
     }
 }
 
@@ -78,18 +87,6 @@ impl Drop for BlockedSignals {
     fn drop(&mut self) {
         set_signal_mask(self.before, None);
     }
-}
-
-/// Gives this thread the signals of both sets to block, without `open`. For signal handlers.
-#[cfg(target_arch = "riscv64")]
-pub(crate) fn set_mask_of(thread: &libc::sigset_t, handler: &libc::sigset_t, open: libc::c_int) {
-    let first_word = |set: &libc::sigset_t| {
-        // SAFETY: 1. a set is longer than 8 bytes and aligned to 8, and its first 64 bits are the
-        //    kernel's set.
-        unsafe { ptr::from_ref(set).cast::<u64>().read() }
-    };
-    let mask = first_word(thread) | first_word(handler);
-    set_signal_mask(mask & !(1 << (open - 1)), None);
 }
 
 /// The kernel's set of signals is 64 bits.
@@ -138,12 +135,15 @@ pub(crate) enum Pages {
     Huge2M,
 }
 
-/// A memfd of `len_bytes` zero bytes.
+/// A memfd of `len_bytes` zero bytes, to be closed before the call that wants it returns.
+///
+/// A file longer than `RLIMIT_FSIZE` is refused (EFBIG) before the kernel would send SIGXFSZ.
 ///
 /// Kernels that know `MFD_EXEC` are told that this file holds code; older ones answer EINVAL and
 /// are asked without it; where `vm.memfd_noexec=2` forbids it (EACCES) the file is made
 /// unexecutable *as a file*, which does not keep it from being mapped.
 pub(crate) fn memfd(len_bytes: usize, pages: Pages) -> Result<File, TextError> {
+    check_file_size(len_bytes)?;
     let base = libc::MFD_CLOEXEC
         | match pages {
             Pages::Ordinary => 0,
@@ -174,6 +174,25 @@ pub(crate) fn memfd(len_bytes: usize, pages: Pages) -> Result<File, TextError> {
         errno: e.raw_os_error().unwrap_or(0),
     })?;
     Ok(file)
+}
+
+/// That `RLIMIT_FSIZE` allows files of `len_bytes` bytes.
+fn check_file_size(len_bytes: usize) -> Result<(), TextError> {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    // SAFETY: 1. `limit` is a place for the answer.
+    let rc = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    if rc == 0 && limit.rlim_cur < len_bytes as u64 {
+        return Err(TextError::Map {
+            call: "memfd_create under RLIMIT_FSIZE",
+            addr: RxAddr::new(0),
+            len_bytes,
+            errno: libc::EFBIG,
+        });
+    }
+    Ok(())
 }
 
 /// Whether an rx mapping is the file's for everybody, or private until somebody (a debugger)
@@ -219,24 +238,6 @@ fn mmap_rx(
     Ok(RxAddr::new(at.expose_provenance() as u64))
 }
 
-/// Maps the start of `file` shared, r-x, at exactly `range`, which must be free.
-pub(crate) fn mmap_rx_free(range: RxRange, file: &File) -> Result<(), TextError> {
-    let flags = libc::MAP_SHARED | libc::MAP_FIXED_NOREPLACE;
-    match mmap_rx(range, file, 0, flags) {
-        Ok(at) if at == range.start => Ok(()),
-        Ok(at) => {
-            // A kernel that does not know MAP_FIXED_NOREPLACE took the address as a hint.
-            munmap(RxRange::new(at, range.len_bytes));
-            Err(TextError::Occupied { range })
-        }
-        Err(TextError::Map {
-            errno: libc::EEXIST,
-            ..
-        }) => Err(TextError::Occupied { range }),
-        Err(e) => Err(e),
-    }
-}
-
 /// Maps `file` from `off_bytes` on, r-x, over `range`, replacing what is there.
 ///
 /// The caller owns the range (its own reservation or map), or the file holds the very bytes that
@@ -248,6 +249,28 @@ pub(crate) fn mmap_rx_over(
     sharing: Sharing,
 ) -> Result<(), TextError> {
     mmap_rx(range, file, off_bytes, sharing.flag() | libc::MAP_FIXED).map(|_| ())
+}
+
+/// Reserves exactly `range`, which must be free.
+pub(crate) fn reserve_at(range: RxRange) -> Result<(), TextError> {
+    let want = ptr::without_provenance_mut(range.start.get() as usize);
+    let flags =
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
+    // SAFETY: 1. without MAP_FIXED an existing mapping is never touched.
+    let at = unsafe { libc::mmap(want, range.len_bytes, libc::PROT_NONE, flags, -1, 0) };
+    if at == libc::MAP_FAILED {
+        return Err(match errno() {
+            libc::EEXIST => TextError::Occupied { range },
+            _ => map_error("mmap", range),
+        });
+    }
+    let at = RxAddr::new(at.expose_provenance() as u64);
+    if at != range.start {
+        // A kernel that does not know MAP_FIXED_NOREPLACE took the address as a hint.
+        munmap(RxRange::new(at, range.len_bytes));
+        return Err(TextError::Occupied { range });
+    }
+    Ok(())
 }
 
 /// Reserves address space (no access) of at least `range.len_bytes`, anywhere.
@@ -344,134 +367,4 @@ pub(crate) fn read_text(at: RxAddr, out: &mut [u8]) {
     // 1. The range is readable and does not change (callers, see above).
     // 2. It cannot overlap `out`: nothing holds a `&mut` into an rx mapping.
     unsafe { ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
-}
-
-/// Writes text of ours, which nobody changes meanwhile, to the same place of another file.
-pub(crate) fn pwrite_text(file: &File, from: RxRange, mut off_bytes: u64) -> Result<(), TextError> {
-    let mut done = 0;
-    while let Some(rest) = from
-        .sub(done, from.len_bytes - done)
-        .filter(|r| r.len_bytes > 0)
-    {
-        // SAFETY: the kernel reads `rest`, which is mapped (callers), and checks it itself.
-        let n = unsafe {
-            libc::pwrite(
-                file.as_raw_fd(),
-                ptr::with_exposed_provenance(rest.start.get() as usize),
-                rest.len_bytes,
-                off_bytes as libc::off_t,
-            )
-        };
-        match n {
-            n if n > 0 => {
-                done += n as usize;
-                off_bytes += n as u64;
-            }
-            n if n < 0 && errno() == libc::EINTR => {}
-            _ => return Err(map_error("pwrite", rest)),
-        }
-    }
-    Ok(())
-}
-
-/// A file of ours, mapped writable for as long as this value lives, at an address that the
-/// kernel chooses. Never executable.
-pub(crate) struct RwView {
-    map: MmapRaw,
-}
-
-impl RwView {
-    pub(crate) fn new(file: &File, len_bytes: usize) -> Result<Self, TextError> {
-        MmapOptions::new()
-            .offset(0)
-            .len(len_bytes)
-            .map_raw(file)
-            .map(|map| Self { map })
-            .map_err(|e| TextError::Map {
-                call: "mmap (rw view)",
-                addr: RxAddr::new(0),
-                len_bytes,
-                errno: e.raw_os_error().unwrap_or(0),
-            })
-    }
-
-    /// A pointer to `len_bytes` bytes at `off_bytes`. The offsets come from the table of maps, so
-    /// one that does not fit is a bug of this crate.
-    fn at(&self, off_bytes: usize, len_bytes: usize) -> *mut u8 {
-        assert!(
-            off_bytes
-                .checked_add(len_bytes)
-                .is_some_and(|end| end <= self.map.len()),
-            "text view: {off_bytes}+{len_bytes} exceeds {}",
-            self.map.len()
-        );
-        self.map.as_mut_ptr().wrapping_add(off_bytes)
-    }
-
-    /// One aligned store, which other harts see whole or not at all.
-    pub(crate) fn store_u32(&self, off_bytes: usize, word: u32) {
-        assert!(
-            off_bytes % 4 == 0,
-            "text view: unaligned store at {off_bytes}"
-        );
-        let at = self.at(off_bytes, 4).cast::<u32>();
-        // SAFETY:
-        // 1. `at` lies in the live rw view (checked) and is aligned (checked; views are
-        //    page-aligned).
-        // 2. Everybody else reads it by instruction fetch or atomic loads.
-        unsafe { AtomicU32::from_ptr(at).store(word, Ordering::Release) };
-    }
-
-    /// One aligned store of half a word.
-    pub(crate) fn store_u16(&self, off_bytes: usize, half: u16) {
-        assert!(
-            off_bytes % 2 == 0,
-            "text view: unaligned store at {off_bytes}"
-        );
-        let at = self.at(off_bytes, 2).cast::<u16>();
-        // SAFETY: as in `store_u32`.
-        unsafe { AtomicU16::from_ptr(at).store(half, Ordering::Release) };
-    }
-
-    /// The word as the file has it.
-    pub(crate) fn load_u32(&self, off_bytes: usize) -> u32 {
-        assert!(
-            off_bytes % 4 == 0,
-            "text view: unaligned load at {off_bytes}"
-        );
-        let at = self.at(off_bytes, 4).cast::<u32>();
-        // SAFETY: as in `store_u32`.
-        unsafe { AtomicU32::from_ptr(at).load(Ordering::Acquire) }
-    }
-
-    /// Writes text that nobody can be executing.
-    pub(crate) fn write(&self, off_bytes: usize, src: &[u8]) {
-        let at = self.at(off_bytes, src.len());
-        // SAFETY:
-        // 1. `at` has room for `src` (checked), and `src` is a live slice.
-        // 2. They do not overlap: a view has no references into it.
-        unsafe { ptr::copy_nonoverlapping(src.as_ptr(), at, src.len()) };
-    }
-
-    /// Fills text that nobody can be executing with zeros, which are defined illegal.
-    pub(crate) fn fill_illegal(&self, off_bytes: usize, len_bytes: usize) {
-        let at = self.at(off_bytes, len_bytes);
-        // SAFETY: `at` has room for `len_bytes` (checked).
-        unsafe { ptr::write_bytes(at, 0, len_bytes) };
-    }
-
-    /// Copies text from an rx mapping that nobody changes meanwhile.
-    pub(crate) fn copy_from_text(&self, off_bytes: usize, from: RxRange) {
-        let at = self.at(off_bytes, from.len_bytes);
-        // SAFETY:
-        // 1. `from` is mapped readable (callers checked it under the text lock).
-        // 2. `at` has room (checked); a fresh view does not overlap an rx mapping.
-        unsafe {
-            ptr::copy_nonoverlapping(
-                ptr::with_exposed_provenance::<u8>(from.start.get() as usize),
-                at,
-                from.len_bytes,
-            );
-        };
-    }
 }

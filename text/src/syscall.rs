@@ -24,11 +24,12 @@ const MAX_ERRNO: usize = 4095;
 ///
 /// # Safety
 /// What the kernel does with these arguments must be sound, as with `libc::syscall`.
-#[inline]
+#[inline(always)]
 pub unsafe fn syscall<const N: usize>(nr: c_long, args: [usize; N]) -> Result<usize, Errno> {
     const { assert!(N <= 6, "a system call has at most six arguments") };
-    let mut all = [0; 6];
-    all[..N].copy_from_slice(&args);
+    // No second array: callers run on stacks of which they may use little.
+    let arg = |i: usize| if i < N { args[i] } else { 0 };
+    let all = [arg(0), arg(1), arg(2), arg(3), arg(4), arg(5)];
     // SAFETY: 1. the caller's promise.
     let ret = unsafe { ecall(nr, all) };
     if ret > usize::MAX - MAX_ERRNO {
@@ -39,7 +40,7 @@ pub unsafe fn syscall<const N: usize>(nr: c_long, args: [usize; N]) -> Result<us
 
 /// The kernel keeps all registers but `a0` and those of vectors.
 #[cfg(target_arch = "riscv64")]
-#[inline]
+#[inline(always)]
 unsafe fn ecall(nr: c_long, [a0, a1, a2, a3, a4, a5]: [usize; 6]) -> usize {
     let ret: usize;
     // SAFETY: 1. the caller's promise. 2. What the kernel changes is named.
@@ -63,13 +64,18 @@ unsafe fn ecall(nr: c_long, [a0, a1, a2, a3, a4, a5]: [usize; 6]) -> usize {
 /// Other architectures build and test this crate, and hook nothing.
 #[cfg(not(target_arch = "riscv64"))]
 unsafe fn ecall(nr: c_long, [a0, a1, a2, a3, a4, a5]: [usize; 6]) -> usize {
+    // SAFETY: 1. no preconditions.
+    let errno_at = unsafe { libc::__errno_location() };
+    // SAFETY: 1. libc's pointer to this thread's errno is always valid.
+    let before = unsafe { errno_at.read() };
     // SAFETY: 1. the caller's promise.
     let ret = unsafe { libc::syscall(nr, a0, a1, a2, a3, a4, a5) };
-    if ret == -1 {
-        let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(0);
-        return (-errno as isize) as usize;
+    // SAFETY: 1. as above.
+    let errno = unsafe { errno_at.replace(before) };
+    match ret {
+        -1 => (-errno as isize) as usize,
+        _ => ret as usize,
     }
-    ret as usize
 }
 
 #[cfg(test)]

@@ -23,21 +23,22 @@
 //! that changes from running). The thread that changes must not come by itself: in between it calls
 //! nothing outside this crate (the flush is a bare `ecall`), and its signals are blocked.
 //!
-//! Key type: [`WordPatch`]. Neighbours: `state`, `sys` (the rw view), `flush`, `poke`. Source:
+//! Key type: [`WordPatch`]. Neighbours: `state`, `memory` (the view), `flush`, `poke`. Source:
 //! kernel `arch/riscv/kernel/patch.c` (`patch_text_nosync`), RISC-V profiles (Ziccif: fetches of
 //! naturally aligned 32 bits are atomic).
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
 use crate::flush::{self, FlushScope, SyncMode, flush_icache};
+use crate::foreign::Spot;
 use crate::insn;
 use crate::map::Backing;
+use crate::memory::RwView;
 use crate::proc_maps::{PageMap, ProcMaps};
 use crate::state::{self, State};
-use crate::sys::{self, RwView, Sharing};
+use crate::sys::{self, Sharing};
 
 /// One naturally aligned word of live text, in a code map or in foreign r-x text.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -103,6 +104,7 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
         return Ok(());
     }
     check_shape(patches)?;
+    state.part_from_sharers()?;
     let sites: Vec<RxAddr> = patches.iter().map(|p| p.at).collect();
     let homes = find_homes(state, &sites)?;
     let mode = match homes.iter().any(Home::is_foreign) {
@@ -131,6 +133,7 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
 /// [`TextError::Map`]: nothing is stored.
 pub(crate) fn store_for_good(state: &mut State, patches: &[WordPatch]) -> Result<(), TextError> {
     const TRIES: usize = 3;
+    state.part_from_sharers()?;
     let page_bytes = region::page::size() as u64;
     let sites: Vec<RxAddr> = patches.iter().map(|p| p.at).collect();
     let ours = |at: &RxAddr| Home::Ours(at.align_down(page_bytes));
@@ -162,6 +165,7 @@ impl Prepared {
     /// # Errors
     /// Those of [`patch_words`], but for a flush.
     pub(crate) fn new(state: &mut State, words: &[RxAddr]) -> Result<Self, TextError> {
+        state.part_from_sharers()?;
         let patch = |at: &RxAddr| {
             let now = sys::load_text_u32(*at);
             WordPatch {
@@ -339,7 +343,7 @@ fn find_home(state: &mut State, at: RxAddr) -> Result<Home, TextError> {
     };
     let page_bytes = region::page::size();
     let page = at.align_down(page_bytes as u64);
-    if state.foreign.off_of(at, maps).is_some() {
+    if state.foreign.spot_of(at, maps).is_some() {
         return Ok(Home::Ours(page));
     }
     let found = maps.private_text_at(at).map(|_| Home::Foreign(page));
@@ -364,86 +368,101 @@ fn check_old(patches: &[WordPatch]) -> Result<(), TextError> {
     Ok(())
 }
 
-/// Makes every foreign page ours: new ones, and those that a debugger has written to since. Gives a
-/// view of them all.
-fn adopt_pages(
-    state: &mut State,
-    patches: &[WordPatch],
-    homes: &[Home],
-) -> Result<Option<RwView>, TextError> {
-    if !homes.iter().any(Home::is_foreign) {
-        return Ok(None);
-    }
-    let view = state.foreign.view()?;
-    let (mut pages, mut fresh) = (BTreeSet::new(), BTreeSet::new());
-    for (p, home) in patches.iter().zip(homes) {
-        match *home {
-            Home::Map(_) => {}
-            Home::Foreign(page) => {
-                pages.insert(page);
-            }
-            Home::Ours(page) => {
-                let in_file = state.foreign.trusted_off(p.at);
-                let is_fresh = match (&view, in_file) {
-                    (Some(view), Some(off)) => view.load_u32(off) == p.old,
-                    _ => false,
-                };
-                let seen = if is_fresh { &mut fresh } else { &mut pages };
-                seen.insert(page);
-            }
+/// Makes every foreign page ours: new ones, and those that a debugger has written to since.
+fn adopt_pages(state: &mut State, homes: &[Home]) -> Result<(), TextError> {
+    let is_ours = |home: &Home| matches!(home, Home::Ours(_));
+    let page_map = homes.iter().any(is_ours).then(PageMap::open).flatten();
+    // What a debugger has written and taken back reads the same, and is a copy still. Where that
+    // cannot be known, the page is replaced as if it were one.
+    let is_as_stored = |page| {
+        let copied = page_map.as_ref().and_then(|map| map.is_copied(page));
+        copied == Some(false)
+    };
+    let mut known = BTreeSet::new();
+    let mut pages = Vec::new();
+    for home in homes {
+        let (page, is_wanted): (_, &dyn Fn() -> bool) = match home {
+            Home::Map(_) => continue,
+            Home::Foreign(page) => (*page, &|| true),
+            Home::Ours(page) => (*page, &|| !is_as_stored(*page)),
+        };
+        if known.insert(page) && is_wanted() {
+            pages.push(page);
         }
     }
-    // What a debugger has written and taken back reads the same, and is a copy still.
-    if let Some(page_map) = fresh.first().and_then(|_| PageMap::open()) {
-        pages.extend(fresh.into_iter().filter(|page| page_map.is_copied(*page)));
-    }
+    pages.sort_unstable();
     if pages.is_empty() {
-        return Ok(view);
-    }
-    drop(view);
-    let pages: Vec<RxAddr> = pages.into_iter().collect();
-    for page in &pages {
-        state.foreign.forget(*page);
+        return Ok(());
     }
     state.seen = None;
-    state.foreign.adopt(&pages)?;
-    state.foreign.view()
+    state.foreign.adopt(&pages)
 }
 
-/// Maps one rw view per map touched, and one for all foreign pages, which are made ours.
+/// What a view is of: a code map, by its first address, or a batch of foreign pages.
+#[derive(Copy, Clone, Eq, PartialEq, Ord, PartialOrd)]
+enum Viewed {
+    Map(u64),
+    Store(u32),
+}
+
+/// Opens one view per map and per batch of foreign pages touched; new pages are made ours.
 fn open_views(
     state: &mut State,
     patches: &[WordPatch],
     homes: &[Home],
 ) -> Result<(Vec<RwView>, Vec<Store>), TextError> {
-    let mut views = Vec::from_iter(adopt_pages(state, patches, homes)?);
-    let mut view_of: BTreeMap<Option<u64>, usize> = BTreeMap::new();
-    view_of.extend(views.first().map(|_| (None, 0)));
-    let mut stores = Vec::with_capacity(patches.len());
-    for (p, home) in patches.iter().zip(homes) {
-        let (key, off_bytes) = match *home {
-            Home::Map(start) => (Some(start), Some((p.at.get() - start) as usize)),
-            Home::Ours(_) | Home::Foreign(_) => (None, state.foreign.trusted_off(p.at)),
-        };
-        let off_bytes = off_bytes.ok_or(TextError::Unmapped { addr: p.at })?;
-        let view = match view_of.get(&key) {
-            Some(view) => *view,
-            None => {
-                let entry = key.and_then(|start| state.maps.get(&start));
-                let entry = entry.ok_or(TextError::Unmapped { addr: p.at })?;
-                views.push(RwView::new(&entry.file, entry.rx.len_bytes)?);
-                view_of.insert(key, views.len() - 1);
-                views.len() - 1
-            }
-        };
-        stores.push(Store {
-            view,
-            off_bytes,
-            old: p.old,
-            new: p.new,
-        });
+    adopt_pages(state, homes)?;
+    let spot = |(p, home): (&WordPatch, &Home)| match *home {
+        Home::Map(start) => Ok((Viewed::Map(start), (p.at.get() - start) as usize)),
+        Home::Ours(_) | Home::Foreign(_) => state
+            .foreign
+            .trusted_spot(p.at)
+            .map(|spot| (Viewed::Store(spot.store), spot.off_bytes))
+            .ok_or(TextError::Unmapped { addr: p.at }),
+    };
+    let spots: Vec<_> = patches
+        .iter()
+        .zip(homes)
+        .map(spot)
+        .collect::<Result<_, _>>()?;
+    // From the first to the last byte that is stored to.
+    let mut windows: BTreeMap<Viewed, (usize, usize)> = BTreeMap::new();
+    for (viewed, off) in &spots {
+        let window = windows.entry(*viewed).or_insert((*off, off + 4));
+        *window = (window.0.min(*off), window.1.max(off + 4));
     }
+    let mut views = Vec::with_capacity(windows.len());
+    let mut view_of = BTreeMap::new();
+    for (viewed, (from, to)) in windows {
+        let view = open_view(state, viewed, from, to - from)?;
+        view_of.insert(viewed, views.len());
+        views.push(view);
+    }
+    let store = |(p, (viewed, off_bytes)): (&WordPatch, &(Viewed, usize))| Store {
+        view: view_of[viewed],
+        off_bytes: *off_bytes,
+        old: p.old,
+        new: p.new,
+    };
+    let stores = patches.iter().zip(&spots).map(store).collect();
     Ok((views, stores))
+}
+
+fn open_view(
+    state: &mut State,
+    viewed: Viewed,
+    off_bytes: usize,
+    len_bytes: usize,
+) -> Result<RwView, TextError> {
+    match viewed {
+        Viewed::Store(store) => state.foreign.open(Spot { store, off_bytes }, len_bytes),
+        Viewed::Map(start) => {
+            let entry = state.maps.get_mut(&start);
+            let addr = RxAddr::new(start);
+            let entry = entry.ok_or(TextError::Unmapped { addr })?;
+            entry.memory.open(off_bytes, len_bytes)
+        }
+    }
 }
 
 /// Makes every hart fetch what was stored at `sites`.
@@ -477,13 +496,17 @@ fn remap(state: &State, sites: &[RxAddr]) -> Result<(), TextError> {
     for page in pages {
         match state.map_of(page) {
             None => state.foreign.remap(page)?,
-            Some(m) if m.backing == Backing::Hugetlb => {
-                sys::mmap_rx_over(m.rx, &m.file, 0, Sharing::Shared)?;
-            }
             Some(m) => {
-                let off_bytes = page.get() - m.rx.start.get();
-                let range = RxRange::new(page, page_bytes as usize);
-                sys::mmap_rx_over(range, &m.file, off_bytes, Sharing::Shared)?;
+                let file = m.memory.file();
+                let file = file.ok_or(TextError::Unmapped { addr: page })?;
+                let (range, off_bytes) = match m.backing {
+                    Backing::Hugetlb => (m.rx, 0),
+                    Backing::Memfd => (
+                        RxRange::new(page, page_bytes as usize),
+                        page.get() - m.rx.start.get(),
+                    ),
+                };
+                sys::mmap_rx_over(range, file, off_bytes, Sharing::Shared)?;
             }
         }
     }
@@ -511,13 +534,20 @@ pub(crate) fn write_locked(
         return Ok(());
     }
     check_ranges(state, &writes)?;
+    state.part_from_sharers()?;
     let mode = flush::sync_mode_of_maps()?;
-    let mut views: BTreeMap<u64, RwView> = BTreeMap::new();
+    let mut windows: BTreeMap<u64, (usize, usize)> = BTreeMap::new();
     for (dst, _) in &writes {
-        let entry = state.map_of_range(*dst)?;
-        if let Entry::Vacant(vacant) = views.entry(entry.rx.start.get()) {
-            vacant.insert(RwView::new(&entry.file, entry.rx.len_bytes)?);
-        }
+        let start = state.map_of_range(*dst)?.rx.start.get();
+        let off = (dst.start.get() - start) as usize;
+        let end = off + dst.len_bytes;
+        let window = windows.entry(start).or_insert((off, end));
+        *window = (window.0.min(off), window.1.max(end));
+    }
+    let mut views: BTreeMap<u64, RwView> = BTreeMap::new();
+    for (start, (from, to)) in windows {
+        let view = open_view(state, Viewed::Map(start), from, to - from)?;
+        views.insert(start, view);
     }
     let mut undo = Vec::with_capacity(writes.len());
     for (dst, content) in &writes {

@@ -46,6 +46,7 @@ pub(crate) struct Site {
     pub(crate) model: Arc<FuncModel>,
     pub(crate) slot: Slot,
     pub(crate) links: Vec<(LinkId, Prog)>,
+    takes_chain: bool,
     /// There is one exactly if there are links.
     pub(crate) image: Option<Image>,
     /// Keeps the function's library loaded.
@@ -82,6 +83,8 @@ pub(crate) struct Draft {
 struct Goal {
     func: RxAddr,
     entry: Entry,
+    /// The function finds something in `t2`.
+    takes_chain: bool,
     wanted: Wanted,
 }
 
@@ -103,6 +106,9 @@ struct ImageDraft {
     desc: Box<Desc>,
     code: ImageCode,
 }
+
+/// An entry, what leads from it if it has no pad, and whether the function finds something in `t2`.
+type NewEntry = (Entry, Option<(PackBuf, SlotWords)>, bool);
 
 impl<'a> Maker<'a> {
     pub(crate) fn new(packs: &'a PackAlloc, features: Features, tools: Tools) -> Self {
@@ -129,8 +135,8 @@ impl<'a> Maker<'a> {
         func: RxAddr,
         wanted: Wanted,
     ) -> Result<Draft, TrampError> {
-        let (entry, stub) = match site {
-            Some(site) => (site.entry.clone(), None),
+        let (entry, stub, takes_chain) = match site {
+            Some(site) => (site.entry.clone(), None, site.takes_chain),
             None => self.draft_stub(func, wanted.traps)?,
         };
         if let (Some(pad), None) = (entry.pad(), site.and_then(|s| s.image.as_ref())) {
@@ -140,6 +146,7 @@ impl<'a> Maker<'a> {
         let goal = Goal {
             func,
             entry,
+            takes_chain,
             wanted,
         };
         if goal.wanted.links.is_empty() {
@@ -149,6 +156,7 @@ impl<'a> Maker<'a> {
                 stub: None,
             });
         }
+        self.check_return(&goal, site)?;
         let image = self.draft_image(&goal)?;
         let stub = match (stub, site) {
             (Some(stub), _) => Some(stub),
@@ -162,12 +170,24 @@ impl<'a> Maker<'a> {
         })
     }
 
-    /// The entry of a function that is not hooked yet, with the stub of one without a pad.
-    fn draft_stub(
-        &self,
-        func: RxAddr,
-        traps: Traps,
-    ) -> Result<(Entry, Option<(PackBuf, SlotWords)>), TrampError> {
+    /// Refuses programs at the return of a function that must return straight to its caller.
+    fn check_return(&self, goal: &Goal, site: Option<&Site>) -> Result<(), TrampError> {
+        let calls = |links: &[(LinkId, Prog)]| links.iter().any(|(_, p)| p.runs_at_exit());
+        let is_known = site.is_some_and(|site| calls(&site.links));
+        if is_known || !calls(&goal.wanted.links) {
+            return Ok(());
+        }
+        let func = goal.func;
+        let unwinder = RxAddr::new(symbols::resume_addr());
+        match self.look()?.direct_return(func, unwinder)? {
+            Some((why, name)) => Err(TrampError::ReturnsDirectly { func, name, why }),
+            None => Ok(()),
+        }
+    }
+
+    /// The entry of a function that is not hooked yet, with the stub of one without a pad, and
+    /// whether the function finds something in `t2`.
+    fn draft_stub(&self, func: RxAddr, traps: Traps) -> Result<NewEntry, TrampError> {
         let mover = Mover {
             packs: self.packs,
             features: self.features,
@@ -175,10 +195,15 @@ impl<'a> Maker<'a> {
         };
         match entry::find(func, mover.look)? {
             Lookup::Ask(_) => Err(TrampError::UnboundStub { func }),
-            Lookup::Known(Found::Pad(pad)) => Ok((Entry::Pad(pad), None)),
+            Lookup::Known(Found::Pad(pad)) => {
+                let chain = entry::check_padded(func, &pad, mover.look)?;
+                Ok((Entry::Pad(pad), None, chain))
+            }
             Lookup::Known(Found::Func(found)) if found.entry == func => {
-                let Stub { buf, words, entry } = mover.stub(&found, traps)?;
-                Ok((entry, Some((buf, words))))
+                let stub = mover.stub(&found, traps)?;
+                let Stub { buf, words, entry } = stub;
+                let chain = entry::takes_chain(&found, mover.look)?;
+                Ok((entry, Some((buf, words)), chain))
             }
             Lookup::Known(Found::Func(found)) => Err(TrampError::LeadsElsewhere {
                 func,
@@ -194,6 +219,7 @@ impl<'a> Maker<'a> {
             func: goal.func,
             resume: goal.entry.resume(),
             model: &goal.wanted.model,
+            takes_chain: goal.takes_chain,
             progs: &progs,
             inflight: inflight.addr(),
             desc: 0,
@@ -511,6 +537,7 @@ impl Change {
             let Goal {
                 func,
                 entry,
+                takes_chain,
                 wanted,
             } = goal;
             match (state.sites.get_mut(&func), slot) {
@@ -530,7 +557,7 @@ impl Change {
                     }
                     state
                         .sites
-                        .insert(func, Site::new(entry, slot, wanted, image));
+                        .insert(func, Site::new(entry, takes_chain, slot, wanted, image));
                 }
                 (None, None) => {}
             }
@@ -544,6 +571,7 @@ impl Change {
             let Goal {
                 func,
                 entry,
+                takes_chain,
                 wanted,
             } = goal;
             let is_led = match (&entry, self.armed) {
@@ -556,7 +584,9 @@ impl Change {
                         links: Vec::new(),
                         ..wanted
                     };
-                    state.sites.insert(func, Site::new(entry, slot, idle, None));
+                    state
+                        .sites
+                        .insert(func, Site::new(entry, takes_chain, slot, idle, None));
                 }
                 Some(slot) if self.armed == Armed::Pads => {
                     // It was led to and no more is: somebody may be on the way.
@@ -578,7 +608,13 @@ impl Change {
 }
 
 impl Site {
-    fn new(entry: Entry, slot: Slot, wanted: Wanted, image: Option<Image>) -> Self {
+    fn new(
+        entry: Entry,
+        takes_chain: bool,
+        slot: Slot,
+        wanted: Wanted,
+        image: Option<Image>,
+    ) -> Self {
         let Wanted {
             model, links, pin, ..
         } = wanted;
@@ -587,6 +623,7 @@ impl Site {
             model,
             slot,
             links,
+            takes_chain,
             image,
             pin: pin.unwrap_or_default(),
         }

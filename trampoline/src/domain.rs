@@ -12,23 +12,24 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use pack_alloc::PackAlloc;
 use rv64::Features;
 use symbols::Tools;
-use text::threads::Patience;
-use text::{Detour, ForkMutex, ForkMutexGuard, RxAddr, RxRange, TextError};
+use text::threads::{Patience, StuckWhy};
+use text::{Deadline, Detour, ForkMutex, ForkMutexGuard, RxAddr, RxRange, TextError};
 
 use crate::change::{Change, Maker, Site, Stored, Wanted};
 use crate::entry::{EntryKind, Traps};
 use crate::error::TrampError;
 use crate::indirect::{Placed, Workshop};
-use crate::life::{self, Retired};
+use crate::life::{self, Leftovers, Retired};
 use crate::model::FuncModel;
 use crate::owner::ChangeLock;
 use crate::pin::LibPin;
 use crate::prog::Prog;
+use crate::tls;
 
 /// The most programs that one function can have. Kernel: `BPF_MAX_TRAMP_LINKS`.
 pub const MAX_LINKS: usize = 38;
@@ -113,12 +114,13 @@ impl Trampolines {
     ///
     /// # Errors
     /// [`TrampError::UnsupportedHost`] where images cannot run; [`TrampError::Text`] when live
-    /// text cannot be changed here.
+    /// text cannot be changed here; [`TrampError::NoThreadBlock`].
     pub fn new(packs: Arc<PackAlloc>) -> Result<Self, TrampError> {
         if !cfg!(all(target_arch = "riscv64", target_os = "linux")) {
             return Err(TrampError::UnsupportedHost);
         }
         text::sync_mode()?;
+        tls::ready()?;
         Ok(Trampolines {
             shop: Workshop {
                 packs,
@@ -156,9 +158,13 @@ impl Trampolines {
     /// 2. Each program is a function of the type [`ProgFn`](crate::ProgFn) that may run where its
     ///    function is called, and its cookie's owner keeps alive what it uses.
     pub unsafe fn attach(&self, wanted: &[Attach]) -> Result<Vec<LinkId>, TrampError> {
-        // Outlive the lock: see `pin`.
-        let mut unpinned = Vec::new();
-        let pins = LibPin::of_all(wanted.iter().map(|a| a.func));
+        // Outlive the lock.
+        let mut leftovers = Leftovers::default();
+        // Asked before anything takes a lock that a change of this thread may hold.
+        if ChangeLock::is_held_here() {
+            return Err(TrampError::Reentered);
+        }
+        let pins = LibPin::of_all(wanted.iter().map(|a| a.func))?;
         let mut state = self.lock()?;
         let mut plan = Plan::new();
         let mut ids = Vec::new();
@@ -185,7 +191,7 @@ impl Trampolines {
         state
             .func_of
             .extend(ids.iter().zip(wanted).map(|(id, a)| (*id, a.func)));
-        self.reclaim_some(&mut state, &mut unpinned);
+        self.reclaim_some(&mut state, &mut leftovers);
         Ok(ids)
     }
 
@@ -195,7 +201,7 @@ impl Trampolines {
     /// # Errors
     /// [`TrampError::NotAttached`]; else as [`Trampolines::attach`].
     pub fn detach(&self, links: &[LinkId]) -> Result<(), TrampError> {
-        let mut unpinned = Vec::new();
+        let mut leftovers = Leftovers::default();
         let mut state = self.lock()?;
         let mut plan = Plan::new();
         for id in links {
@@ -208,7 +214,7 @@ impl Trampolines {
         for id in links {
             state.func_of.remove(id);
         }
-        self.reclaim_some(&mut state, &mut unpinned);
+        self.reclaim_some(&mut state, &mut leftovers);
         Ok(())
     }
 
@@ -218,39 +224,48 @@ impl Trampolines {
     /// # Errors
     /// [`TrampError::StillInUse`] when something still is after `patience`: images and slots that
     /// threads are in, functions whose entries cannot be given back because a thread stands between
-    /// the words of their jump. It stays as it is, and nothing is lost by asking again. Else what a
-    /// change of text may be refused for ([`TrampError::Text`]).
+    /// the words of their jump. It stays as it is, and nothing is lost by asking again. The same holds
+    /// for `ThreadsUnseen` and `ThreadUnseen` of [`TextError`], when the kernel does not show what is
+    /// in use, and for what else a change of text may be refused for ([`TrampError::Text`]).
     pub fn synchronize(&self, patience: Duration) -> Result<(), TrampError> {
-        let end = Instant::now() + patience;
+        let end = Deadline::after(patience);
         let mut round = Duration::from_millis(5);
         loop {
             let pause;
-            let mut unpinned = Vec::new();
+            let mut leftovers = Leftovers::default();
             {
                 let mut state = self.lock()?;
-                let left = end.saturating_duration_since(Instant::now());
+                let left = end.left();
                 let nr_stuck = self.dismantle_idle(&mut state, left.min(LEAVING))?;
                 let patience = Patience::Signal {
                     after: round / 2,
                     deadline: round,
                 };
-                life::reclaim(
+                let unseen = life::reclaim(
                     &mut state.retired,
                     &self.shop.packs,
                     patience,
-                    &mut unpinned,
+                    &mut leftovers,
                 )?;
                 let retired = state.retired.len() + nr_stuck;
-                if retired == 0 {
+                if retired == 0 && leftovers.is_empty() {
                     return Ok(());
                 }
-                if Instant::now() >= end {
+                // Waiting does not help where threads cannot even be listed.
+                let hidden = unseen.filter(|stuck| matches!(stuck.why, StuckWhy::Hidden(_)));
+                if let Some(stuck) = hidden.filter(|stuck| stuck.tid == 0 || end.is_over()) {
+                    return Err(TextError::from(stuck).into());
+                }
+                if retired > 0 && end.is_over() {
                     return Err(TrampError::StillInUse { retired });
                 }
                 // While entries are tried, no thread can be started.
                 pause = if nr_stuck > 0 { round } else { PAUSE };
             }
-            drop(unpinned);
+            if !leftovers.is_empty() {
+                // What they own may be a hook, and then there is more to free.
+                continue;
+            }
             // Unlocked meanwhile: a program that waits for the lock may be what is in use.
             std::thread::sleep(pause);
             round = (round * 2).min(Duration::from_millis(200));
@@ -340,13 +355,13 @@ impl Trampolines {
         });
         // In the midst of a change by this thread: kept for good, which is safe.
         std::mem::forget(code);
-        let mut unpinned = Vec::new();
+        let mut leftovers = Leftovers::default();
         if let Ok(mut state) = self.lock() {
-            self.reclaim_some(&mut state, &mut unpinned);
+            self.reclaim_some(&mut state, &mut leftovers);
         }
     }
 
-    fn reclaim_some(&self, state: &mut State, unpinned: &mut Vec<Arc<LibPin>>) {
+    fn reclaim_some(&self, state: &mut State, leftovers: &mut Leftovers) {
         let bytes: usize = state.retired.iter().map(Retired::bytes).sum();
         if bytes < RECLAIM_BYTES.max(state.reclaim_at_bytes) {
             return;
@@ -361,7 +376,7 @@ impl Trampolines {
             },
         };
         // What cannot be freed now is freed later; there is nobody to tell.
-        let _ = life::reclaim(&mut state.retired, &self.shop.packs, patience, unpinned);
+        let _ = life::reclaim(&mut state.retired, &self.shop.packs, patience, leftovers);
         let left: usize = state.retired.iter().map(Retired::bytes).sum();
         state.reclaim_at_bytes = left + RECLAIM_BYTES / 2;
     }
@@ -403,7 +418,9 @@ impl Trampolines {
         match text::undivert_all_within(&detours, patience.max(LEAST_LEAVING)) {
             Ok(()) => retire(state, |site| site.entry.moved().is_some()),
             // They are led to their copies for now.
-            Err(TextError::Stuck { .. }) => return Ok(detours.len()),
+            Err(TextError::Stuck { .. } | TextError::ThreadUnseen { .. }) => {
+                return Ok(detours.len());
+            }
             Err(other) => return Err(other.into()),
         }
         Ok(0)

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use pack_alloc::{Near, PackAlloc, PackBuf, PackError};
 use parking_lot::lock_api::RawMutex as _;
-use rv64::{Asm, Features};
+use rv64::{Asm, Features, RegSet};
 use text::{
     Detour, DetourKind, DetourState, ForkMutex, Func, Look, Lookup, PadWords, RawForkMutex, RxAddr,
     RxRange, TextError,
@@ -160,6 +160,36 @@ pub(crate) fn find(func: RxAddr, look: &Look) -> Result<Lookup<Found>, TrampErro
         }
         Err(other) => Err(other.into()),
     }
+}
+
+/// Refuses a function with a pad that finds something in a floating-point temporary, which programs
+/// overwrite. The answer is whether it finds something in `t2`. Reads of the other integer
+/// temporaries prove nothing here: GCC without optimisation masks them to build small structs.
+pub(crate) fn check_padded(func: RxAddr, pad: &PadWords, look: &Look) -> Result<bool, TrampError> {
+    // Of code whose extent is not known there is nothing to read.
+    let Ok(Lookup::Known(Func {
+        entry,
+        len_bytes: Some(len),
+        ..
+    })) = look.func(func)
+    else {
+        return Ok(false);
+    };
+    let skip = pad.resume.get().wrapping_sub(entry.get()) as usize;
+    if entry != func || skip > len {
+        return Ok(false);
+    }
+    let bytes = look.original_text(RxRange::new(pad.resume, len - skip))?;
+    let kept = RegSet::TEMPORARIES.without(RegSet::FLOAT_TEMPORARIES);
+    prologue::refuse_custom_entry(pad.resume.get(), &bytes, kept)
+        .map_err(|source| TrampError::CustomConvention { func, source })?;
+    Ok(prologue::takes_chain(&bytes))
+}
+
+/// Whether a function without a pad finds something in `t2`.
+pub(crate) fn takes_chain(func: &Func, look: &Look) -> Result<bool, TrampError> {
+    let range = RxRange::new(func.entry, func.len_bytes.unwrap_or(0));
+    Ok(prologue::takes_chain(&look.original_text(range)?))
 }
 
 /// What a `jal` reaches, less the length of a stub or of an image.

@@ -28,6 +28,17 @@ pub enum TrampError {
     /// A handler that runs inside an attach or detach asked for another. Kernel: `-EBUSY`.
     #[error("hooks are being changed by this very thread; try again when that call is over")]
     Reentered,
+    /// This library got no thread-local memory at one distance from each thread's pointer, or cannot
+    /// be kept loaded. Kernel: `-ENOMEM`.
+    #[error(
+        "the library that holds rvbpf cannot have {bytes} bytes of static TLS: {reason}; open it \
+         earlier, preload it, or raise glibc.rtld.optional_static_tls in GLIBC_TUNABLES",
+        bytes = crate::guard::BLOCK_BYTES
+    )]
+    NoThreadBlock {
+        /// What is wrong.
+        reason: Box<str>,
+    },
     /// The image cannot be laid out. Kernel: `-EFBIG`.
     #[error("the image for {func} cannot be laid out: {source}")]
     Layout {
@@ -44,6 +55,20 @@ pub enum TrampError {
         func: RxAddr,
         /// The size that it would have.
         size_bytes: u32,
+    },
+    /// The function can tell whether it returns straight to its caller, and must: it can be hooked
+    /// at its entry, but not at its return. Kernel: `-EINVAL`, of functions that return twice.
+    #[error(
+        "{func}: {name} cannot be hooked at its return (on_exit, on_session): it {}; hook its entry",
+        .why.reason()
+    )]
+    ReturnsDirectly {
+        /// The function.
+        func: RxAddr,
+        /// Its name.
+        name: Box<str>,
+        /// Why.
+        why: text::DirectReturn,
     },
     /// No jump fits over the first instructions of the function, which has no pad. Kernel:
     /// `-EINVAL`, of optimised probes.
@@ -66,6 +91,15 @@ pub enum TrampError {
         /// The function.
         func: RxAddr,
         /// Which instruction, and why.
+        source: Refusal,
+    },
+    /// The function has a pad, but is not called as the psABI says: a hook would overwrite what it is
+    /// passed. Kernel: `-EOPNOTSUPP`.
+    #[error("{func}: cannot be hooked: {source}")]
+    CustomConvention {
+        /// The function.
+        func: RxAddr,
+        /// Which instruction shows it.
         source: Refusal,
     },
     /// The function has no pad, and nothing says where it ends. Kernel: `-ENOENT`.

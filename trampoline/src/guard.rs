@@ -40,6 +40,9 @@ pub(crate) const OPS_PINS: usize = 8;
 /// The thread-local block that images read and write, addressed from `tp`. Its words are atomic
 /// because machine code and signal handlers of the same thread change them under our feet; all
 /// accesses are plain loads and stores.
+///
+/// It has 64 bytes: a library that is opened late gets its part of static TLS from what the dynamic
+/// linker keeps for that, which is little ([`crate::tls`]).
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(crate) struct ThreadBlock {
@@ -50,28 +53,39 @@ pub(crate) struct ThreadBlock {
     /// Shadow stack: the first free entry, and where the stack begins; 0 if there is none.
     pub(crate) shadow_free: AtomicU64,
     pub(crate) shadow_base: AtomicU64,
-    /// Keys of the images whose programs were interrupted by the one in `guard`.
+    /// How many images' programs were interrupted by those of the one in `guard`.
     pub(crate) depth: AtomicU64,
-    pub(crate) nested: [AtomicU64; MAX_NESTING],
     /// The entry of the struct_ops member that the thread is in; `tp`: none; 0: not registered.
     pub(crate) ops: AtomicU64,
-    /// Entries of those that it was in when it called that one.
+    /// In how many members it was when it called that one.
     pub(crate) ops_depth: AtomicU64,
+    /// Address of the thread's [`Levels`]; 0: not registered.
+    pub(crate) levels: AtomicU64,
+}
+
+/// What a thread has below what its block names. It lies in the table of threads, which is never
+/// freed ([`crate::table`]).
+#[derive(Debug, Default)]
+#[repr(C)]
+pub(crate) struct Levels {
+    /// Keys of the images whose programs were interrupted by the one in `guard`.
+    pub(crate) nested: [AtomicU64; MAX_NESTING],
+    /// Entries of the members that the thread was in when it called the one in `ops`.
     pub(crate) ops_nested: [AtomicU64; OPS_NESTING],
     /// Numbers of the tables that it has pinned, 0 where none.
     pub(crate) pins: [AtomicU64; OPS_PINS],
 }
 
-/// Bytes reserved by the assembly below.
-#[cfg(all(target_arch = "riscv64", target_os = "linux"))]
-const BLOCK_BYTES: usize = size_of::<ThreadBlock>();
-const _: () = assert!(size_of::<ThreadBlock>() == 256);
+const _: () = assert!(size_of::<ThreadBlock>() == BLOCK_BYTES);
+/// What a thread-local block takes.
+pub(crate) const BLOCK_BYTES: usize = 64;
 pub(crate) const GUARD_OFF: i32 = offset_of!(ThreadBlock, guard) as i32;
 pub(crate) const SHARD_OFF: i32 = offset_of!(ThreadBlock, shard_off) as i32;
 pub(crate) const SHADOW_FREE_OFF: i32 = offset_of!(ThreadBlock, shadow_free) as i32;
 pub(crate) const OPS_OFF: i32 = offset_of!(ThreadBlock, ops) as i32;
 pub(crate) const OPS_DEPTH_OFF: i32 = offset_of!(ThreadBlock, ops_depth) as i32;
-pub(crate) const OPS_NESTED_OFF: i32 = offset_of!(ThreadBlock, ops_nested) as i32;
+pub(crate) const LEVELS_OFF: i32 = offset_of!(ThreadBlock, levels) as i32;
+pub(crate) const OPS_NESTED_OFF: i32 = offset_of!(Levels, ops_nested) as i32;
 
 pub(crate) use imp::{block, errno_tp_off, thread_tp_off};
 
@@ -81,39 +95,15 @@ pub(crate) use imp::{block, errno_tp_off, thread_tp_off};
     reason = "a thread-local block that machine code shares, found from tp"
 )]
 mod imp {
-    use super::{BLOCK_BYTES, ThreadBlock};
-    use std::arch::{asm, global_asm};
+    use super::ThreadBlock;
+    use crate::tls;
+    use std::arch::asm;
 
-    // The block lies in the static TLS of whatever object holds this crate (initial-exec model),
-    // so its distance from `tp` is one number for all threads. A shared object that is opened
-    // late gets it from the dynamic linker's surplus, or is refused by the dynamic linker.
-    global_asm!(
-        ".section .tbss.rvbpf_thread_block_0_1,\"awT\",@nobits",
-        ".balign 64",
-        ".hidden rvbpf_thread_block_0_1",
-        ".globl rvbpf_thread_block_0_1",
-        ".type rvbpf_thread_block_0_1, @object",
-        ".size rvbpf_thread_block_0_1, {bytes}",
-        "rvbpf_thread_block_0_1: .zero {bytes}",
-        ".previous",
-        ".section .text.rvbpf_thread_tp_off_0_1,\"ax\",@progbits",
-        ".hidden rvbpf_thread_tp_off_0_1",
-        ".globl rvbpf_thread_tp_off_0_1",
-        ".type rvbpf_thread_tp_off_0_1, @function",
-        "rvbpf_thread_tp_off_0_1:",
-        "la.tls.ie a0, rvbpf_thread_block_0_1",
-        "ret",
-        ".size rvbpf_thread_tp_off_0_1, . - rvbpf_thread_tp_off_0_1",
-        ".previous",
-        bytes = const BLOCK_BYTES,
-    );
-
-    unsafe extern "C" {
-        safe fn rvbpf_thread_tp_off_0_1() -> i64;
-    }
+    /// The block of a process that has none: nothing runs in an image there, and nothing is in it.
+    static NONE: ThreadBlock = ThreadBlock::new();
 
     #[inline]
-    fn tp() -> u64 {
+    pub(crate) fn tp() -> u64 {
         let tp: u64;
         // SAFETY:
         // 1. Copies a register; touches no memory.
@@ -121,10 +111,11 @@ mod imp {
         tp
     }
 
-    /// Distance of the block from `tp`, the same for every thread.
+    /// Distance of the block from `tp`, the same for every thread. There is one where code is
+    /// made: [`tls::ready`] comes before.
     #[inline]
     pub(crate) fn thread_tp_off() -> i64 {
-        rvbpf_thread_tp_off_0_1()
+        tls::tp_off().unwrap_or_default()
     }
 
     /// Distance of `errno` from `tp`; C libraries keep it in static TLS.
@@ -138,14 +129,20 @@ mod imp {
     /// This thread's block; not to be kept beyond the caller.
     #[inline]
     pub(crate) fn block() -> &'static ThreadBlock {
-        let at = tp().wrapping_add_signed(thread_tp_off()) as *const ThreadBlock;
+        let Some(off) = tls::tp_off() else {
+            return &NONE;
+        };
+        let at = tp().wrapping_add_signed(off) as *const ThreadBlock;
         // SAFETY:
         // 1. The block lies in this thread's static TLS, which lives as long as the thread runs.
-        // 2. It is aligned and zeroed by the section above, and zeros are a valid block; all its
-        //    words are atomic.
+        // 2. It is aligned and zeroed, as `tls` says, and zeros are a valid block; all its words
+        //    are atomic.
         unsafe { &*at }
     }
 }
+
+#[cfg(all(target_arch = "riscv64", target_os = "linux"))]
+pub(crate) use imp::tp;
 
 #[cfg(not(all(target_arch = "riscv64", target_os = "linux")))]
 mod imp {
@@ -175,30 +172,69 @@ pub(crate) fn idle_value(block_addr: u64) -> u64 {
     block_addr.wrapping_sub(thread_tp_off() as u64)
 }
 
+impl Levels {
+    /// As a new thread has it.
+    pub(crate) fn clear(&self) {
+        let words = self.nested.iter().chain(&self.ops_nested).chain(&self.pins);
+        words.for_each(|word| word.store(0, Relaxed));
+    }
+}
+
 impl ThreadBlock {
+    /// As a new thread has it.
+    #[cfg(all(target_arch = "riscv64", target_os = "linux"))]
+    pub(crate) const fn new() -> Self {
+        Self {
+            guard: AtomicU64::new(0),
+            shard_off: AtomicU64::new(0),
+            shadow_free: AtomicU64::new(0),
+            shadow_base: AtomicU64::new(0),
+            depth: AtomicU64::new(0),
+            ops: AtomicU64::new(0),
+            ops_depth: AtomicU64::new(0),
+            levels: AtomicU64::new(0),
+        }
+    }
+
     /// Where it is.
     pub(crate) fn addr(&self) -> u64 {
         std::ptr::from_ref(self) as u64
     }
 
-    /// Is a key that `in_image` knows among the images whose programs the thread runs?
-    pub(crate) fn runs(&self, idle: u64, in_image: impl Fn(u64) -> bool) -> bool {
+    /// Is a key that `in_image` knows among the images whose programs the thread runs? `levels` are
+    /// the thread's.
+    pub(crate) fn runs(
+        &self,
+        levels: Option<&Levels>,
+        idle: u64,
+        in_image: impl Fn(u64) -> bool,
+    ) -> bool {
         let guard = self.guard.load(Relaxed);
         let depth = (self.depth.load(Relaxed) as usize).min(MAX_NESTING);
-        let nested = &self.nested[..depth];
+        let mut nested = levels.iter().flat_map(|levels| &levels.nested[..depth]);
         guard != 0
-            && ((guard != idle && in_image(guard))
-                || nested.iter().any(|k| in_image(k.load(Relaxed))))
+            && ((guard != idle && in_image(guard)) || nested.any(|k| in_image(k.load(Relaxed))))
     }
 
     /// Is the thread in a member, or has it pinned a table, that `is_of` knows?
-    pub(crate) fn holds(&self, idle: u64, is_of: impl Fn(u64) -> bool) -> bool {
+    pub(crate) fn holds(
+        &self,
+        levels: Option<&Levels>,
+        idle: u64,
+        is_of: impl Fn(u64) -> bool,
+    ) -> bool {
         let now = self.ops.load(Relaxed);
         let depth = (self.ops_depth.load(Relaxed) as usize).min(OPS_NESTING);
-        let mut more = self.ops_nested[..depth].iter().chain(&self.pins);
-        let counts = |word: u64| word != 0 && word != idle && is_of(word);
-        counts(now) || more.any(|word| counts(word.load(Relaxed)))
+        let of = |levels: &'_ Levels| {
+            let mut more = levels.ops_nested[..depth].iter().chain(&levels.pins);
+            more.any(|word| counts(word.load(Relaxed), idle, &is_of))
+        };
+        counts(now, idle, &is_of) || levels.is_some_and(of)
     }
+}
+
+fn counts(word: u64, idle: u64, is_of: impl Fn(u64) -> bool) -> bool {
+    word != 0 && word != idle && is_of(word)
 }
 
 #[cfg(test)]
@@ -207,38 +243,44 @@ mod tests {
 
     #[test]
     fn what_a_thread_holds_of_tables_is_found_everywhere() {
-        let b = ThreadBlock::default();
+        let (b, l) = (ThreadBlock::default(), Levels::default());
         let mine = |k| (100..200).contains(&k);
-        assert!(!b.holds(150, mine));
+        assert!(!b.holds(Some(&l), 150, mine));
         b.ops.store(150, Relaxed);
-        assert!(!b.holds(150, mine), "idle");
-        assert!(b.holds(5, mine), "in a member");
+        assert!(!b.holds(Some(&l), 150, mine), "idle");
+        assert!(b.holds(Some(&l), 5, mine), "in a member");
         b.ops.store(300, Relaxed);
-        b.ops_nested[1].store(150, Relaxed);
+        l.ops_nested[1].store(150, Relaxed);
         b.ops_depth.store(1, Relaxed);
-        assert!(!b.holds(5, mine), "a level above the depth is stale");
+        assert!(
+            !b.holds(Some(&l), 5, mine),
+            "a level above the depth is stale"
+        );
         b.ops_depth.store(2, Relaxed);
-        assert!(b.holds(5, mine), "in a member further out");
+        assert!(b.holds(Some(&l), 5, mine), "in a member further out");
         b.ops_depth.store(u64::MAX, Relaxed);
-        assert!(b.holds(5, mine), "whatever the depth says");
+        assert!(b.holds(Some(&l), 5, mine), "whatever the depth says");
         b.ops_depth.store(0, Relaxed);
-        b.pins[OPS_PINS - 1].store(150, Relaxed);
-        assert!(b.holds(5, mine), "pinned");
+        l.pins[OPS_PINS - 1].store(150, Relaxed);
+        assert!(b.holds(Some(&l), 5, mine), "pinned");
     }
 
     #[test]
     fn a_key_is_found_at_every_level() {
-        let b = ThreadBlock::default();
+        let (b, l) = (ThreadBlock::default(), Levels::default());
         let mine = |k| (100..200).contains(&k);
-        assert!(!b.runs(5, mine));
+        assert!(!b.runs(Some(&l), 5, mine));
         b.guard.store(5, Relaxed);
-        assert!(!b.runs(5, mine));
+        assert!(!b.runs(Some(&l), 5, mine));
         b.guard.store(150, Relaxed);
-        assert!(b.runs(5, mine));
+        assert!(b.runs(Some(&l), 5, mine));
         b.guard.store(300, Relaxed);
-        b.nested[0].store(150, Relaxed);
-        assert!(!b.runs(5, mine), "a level above the depth is stale");
+        l.nested[0].store(150, Relaxed);
+        assert!(
+            !b.runs(Some(&l), 5, mine),
+            "a level above the depth is stale"
+        );
         b.depth.store(1, Relaxed);
-        assert!(b.runs(5, mine));
+        assert!(b.runs(Some(&l), 5, mine));
     }
 }

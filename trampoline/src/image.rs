@@ -30,7 +30,7 @@ use crate::error::TrampError;
 use crate::flags::TrampFlags;
 use crate::frame::{Frame, FrameSlot, FrameSpec, FrameWith};
 use crate::guard;
-use crate::model::{FuncModel, Loc, Slot, StackArgs, Upper};
+use crate::model::{FuncModel, Loc, Pass, Slot, StackArgs, Upper};
 use crate::prog::{Needs, Prog, ProgKind, RetFrom, meta};
 use crate::shadow;
 use crate::slow::{Desc, DescCall, Phase, Verdict, run_slow};
@@ -47,6 +47,8 @@ pub(crate) struct ImageSpec<'a> {
     /// Where the function goes on behind its pad.
     pub(crate) resume: RxAddr,
     pub(crate) model: &'a FuncModel,
+    /// The function finds something in `t2`.
+    pub(crate) takes_chain: bool,
     /// In attach order.
     pub(crate) progs: &'a [Prog],
     /// Address of the image's in-flight counter lines.
@@ -146,10 +148,10 @@ impl ImageSpec<'_> {
         })
     }
 
-    /// A nested function of GNU C gets its static chain in `t2`. Nobody takes a typed pointer
-    /// to one, but an untyped hook may meet it.
+    /// A nested function of GNU C gets its static chain in `t2`: one that has been seen to look there,
+    /// and whatever an untyped hook may meet.
     fn keeps_static_chain(&self) -> bool {
-        self.model.stack_args() == StackArgs::Unknown
+        self.takes_chain || self.model.stack_args() == StackArgs::Unknown
     }
 
     fn sessions(&self) -> impl Iterator<Item = usize> {
@@ -702,6 +704,10 @@ impl<'a> Gen<'a> {
         });
         let base = self.base();
         let first = self.off(FrameSlot::Retval);
+        if matches!(self.spec.model.ret().pass(), Pass::Reference { .. }) {
+            // LLVM does not leave the address in `a0`; the hidden argument is it, and comes first.
+            self.e.ld(A0, base, self.ctx());
+        }
         for (i, slot) in self.spec.model.ret().slots().iter().enumerate() {
             let off = first + 8 * i as i32;
             match slot.loc {

@@ -55,6 +55,7 @@ mod slot;
 mod slow;
 mod static_call;
 mod table;
+mod tls;
 
 pub use dispatcher::{Chain, MAX_TARGETS};
 pub use domain::{Attach, LinkId, MAX_LINKS, TrampStats, Trampolines};

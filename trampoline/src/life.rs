@@ -40,7 +40,7 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 
 use pack_alloc::{PackAlloc, PackCode};
 use symbols::Published;
-use text::threads::{Patience, StuckWhy, Watch, pass_by_watch};
+use text::threads::{Patience, Stuck, StuckWhy, Watch, pass_by_watch};
 use text::{RxRange, WordPatch};
 
 use crate::image::ExitBlock;
@@ -300,20 +300,37 @@ enum Pass {
     Inside,
     /// Some thread could not be looked at in time. It may be anywhere: asking about fewer pieces
     /// would say no more.
-    Unseen,
+    Unseen(Stuck),
 }
 
 fn pass(some: &[&mut Retired], patience: Patience) -> Pass {
     let ranges = Ranges(some.iter().flat_map(|r| r.ranges.iter().copied()).collect());
-    match pass_by_watch(&ranges, patience).map_err(|stuck| stuck.why) {
+    match pass_by_watch(&ranges, patience) {
         Ok(()) => Pass::Outside,
-        Err(StuckWhy::Inside | StuckWhy::Caller) => Pass::Inside,
-        Err(_) => Pass::Unseen,
+        Err(Stuck {
+            why: StuckWhy::Inside | StuckWhy::Caller,
+            ..
+        }) => Pass::Inside,
+        Err(stuck) => Pass::Unseen(stuck),
     }
 }
 
-/// Frees what can be freed of `retired`; what cannot stays in it. Pins of libraries are left to the
-/// caller, who drops them when it holds no lock.
+/// What freed pieces had, which is dropped when no lock is held: a library's destructors run when
+/// its pin goes, and those of users when the owners of programs go.
+#[derive(Debug, Default)]
+pub(crate) struct Leftovers {
+    pins: Vec<Arc<LibPin>>,
+    progs: Vec<Vec<(u64, Prog)>>,
+}
+
+impl Leftovers {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pins.is_empty() && self.progs.is_empty()
+    }
+}
+
+/// Frees what can be freed of `retired`; what cannot stays in it. Gives a thread that could not be
+/// looked at, if one stood in the way.
 ///
 /// # Errors
 /// What the pack says; the pieces concerned are not reachable and stay where they are.
@@ -321,32 +338,41 @@ pub(crate) fn reclaim(
     retired: &mut Vec<Retired>,
     packs: &PackAlloc,
     patience: Patience,
-    unpinned: &mut Vec<Arc<LibPin>>,
-) -> Result<(), pack_alloc::PackError> {
+    leftovers: &mut Leftovers,
+) -> Result<Option<Stuck>, pack_alloc::PackError> {
     table::sweep();
-    let mut free = Vec::new();
+    let (mut free, mut unseen) = (Vec::new(), None);
     // Two passes bring a piece from `Entered` to free; a third finds what the second slowed down.
     for _ in 0..3 {
-        if !advance(retired, &mut free, patience) {
+        if !advance(retired, &mut free, patience, &mut unseen) {
             break;
         }
     }
     let codes = free.into_iter().filter_map(|r: Retired| match r.what {
-        What::Image(image) => Some(image.code),
+        What::Image(image) => {
+            leftovers.progs.push(image.progs);
+            Some(image.code)
+        }
         What::Slot(code, pin) => {
-            unpinned.push(pin);
+            leftovers.pins.push(pin);
             Some(code)
         }
         What::Leaf(placed) => placed.into_code(),
     });
-    packs.free_all(codes.collect())
+    packs.free_all(codes.collect())?;
+    Ok(unseen)
 }
 
 /// Brings every piece that can be one stage further. Says whether anything moved.
-fn advance(retired: &mut Vec<Retired>, free: &mut Vec<Retired>, patience: Patience) -> bool {
+fn advance(
+    retired: &mut Vec<Retired>,
+    free: &mut Vec<Retired>,
+    patience: Patience,
+    unseen: &mut Option<Stuck>,
+) -> bool {
     let wanted = retired.iter_mut().filter(|r| r.wants_pass());
     let (mut slow, mut fast): (Vec<_>, Vec<_>) = wanted.partition(|r| r.is_slow());
-    let moved = advance_all(&mut fast, patience) | advance_all(&mut slow, patience);
+    let moved = advance_all(&mut fast, patience, unseen) | advance_all(&mut slow, patience, unseen);
     for i in (0..retired.len()).rev() {
         if retired[i].stage == Stage::Free {
             free.push(retired.swap_remove(i));
@@ -357,7 +383,7 @@ fn advance(retired: &mut Vec<Retired>, free: &mut Vec<Retired>, patience: Patien
 
 /// One pass for all. Where somebody is in one of them, both halves are asked about on their own,
 /// and so on, until those are found who hold up the others.
-fn advance_all(some: &mut [&mut Retired], patience: Patience) -> bool {
+fn advance_all(some: &mut [&mut Retired], patience: Patience, unseen: &mut Option<Stuck>) -> bool {
     if some.is_empty() {
         return false;
     }
@@ -366,14 +392,17 @@ fn advance_all(some: &mut [&mut Retired], patience: Patience) -> bool {
             some.iter_mut().for_each(|piece| piece.passed());
             true
         }
-        (Pass::Unseen, _) => false,
+        (Pass::Unseen(stuck), _) => {
+            *unseen = Some(stuck);
+            false
+        }
         (Pass::Inside, [one]) => {
             one.slow_down();
             false
         }
         (Pass::Inside, some) => {
             let (left, right) = some.split_at_mut(some.len() / 2);
-            advance_all(left, patience) | advance_all(right, patience)
+            advance_all(left, patience, unseen) | advance_all(right, patience, unseen)
         }
     }
 }

@@ -117,8 +117,8 @@ impl Ret {
     /// The registers that carry it, in memory order of what they hold: none, or one or two of `a0`,
     /// `a1`, `fa0`, `fa1`; all four of them, in this order, when nothing is known of the function.
     ///
-    /// `a0` when it is returned by reference. GCC and Clang leave the address there; the psABI does
-    /// not ask for it, so that whoever wants the value takes the [`SlotOf::RetPtr`] argument.
+    /// `a0` when it is returned by reference. GCC leaves the address there; the psABI does not ask
+    /// for it, and LLVM does not. An image puts there what the [`SlotOf::RetPtr`] argument was.
     pub fn slots(&self) -> &[Slot] {
         &self.slots
     }

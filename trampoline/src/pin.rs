@@ -1,19 +1,22 @@
 //! Keeps a library loaded while its functions are hooked.
 //!
 //! `dlclose` of a library whose text holds a site must not unmap the text under the hook: a site
-//! holds a reference of its own, as another `dlopen` would. The dynamic linker's lock is taken
-//! here, and a constructor that runs under that lock may be hooking functions itself; so pins are
-//! taken before, and given back after, the lock under which hooks are changed.
+//! holds a reference of its own, as another `dlopen` would. To take it and to give it back, the
+//! dynamic linker's lock is taken, and a constructor that runs under that lock may be hooking
+//! functions itself; so pins are taken before, and given back after, the lock under which hooks are
+//! changed. The constructor may also be waiting for this very thread. So a reference is taken only
+//! where one is needed ([`text::holders`]): the program, what it needs, and this library with what
+//! it needs, are never closed. **Hooks of other libraries, attached or taken away, wait for
+//! constructors that run in other threads.**
 
-#![expect(unsafe_code, reason = "dladdr, dlopen, dlclose")]
+#![expect(unsafe_code, reason = "dlopen, dlclose")]
 
 use std::collections::BTreeMap;
-use std::ffi::c_void;
-use std::mem::MaybeUninit;
+use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use text::RxAddr;
+use text::{Holder, RxAddr, TextError};
 
 /// One reference to the library that holds a function; `None` inside: the function is in none, or
 /// in one that cannot be closed.
@@ -28,35 +31,31 @@ unsafe impl Sync for LibPin {}
 
 impl LibPin {
     /// References to the libraries that hold `funcs`, one for all of a library's.
-    pub(crate) fn of_all(funcs: impl Iterator<Item = RxAddr>) -> BTreeMap<RxAddr, Arc<Self>> {
-        let mut pins: BTreeMap<*mut c_void, Arc<Self>> = BTreeMap::new();
-        let mut pin = |func: RxAddr| match Self::info(func) {
-            None => Arc::default(),
-            Some(info) => pins
-                .entry(info.dli_fbase)
-                .or_insert_with(|| Arc::new(Self::of(&info)))
+    pub(crate) fn of_all(
+        funcs: impl Iterator<Item = RxAddr> + Clone,
+    ) -> Result<BTreeMap<RxAddr, Arc<Self>>, TextError> {
+        let mut pins: BTreeMap<u64, Arc<Self>> = BTreeMap::new();
+        let holders = text::holders(funcs.clone())?;
+        let mut pin = |holder| match holder {
+            Holder::Stays => Arc::default(),
+            Holder::MayGo { name, base } => pins
+                .entry(base)
+                .or_insert_with(|| Arc::new(Self::of(&name)))
                 .clone(),
         };
-        funcs.map(|func| (func, pin(func))).collect()
+        Ok(funcs
+            .zip(holders)
+            .map(|(func, holder)| (func, pin(holder)))
+            .collect())
     }
 
-    /// What holds `func`.
-    fn info(func: RxAddr) -> Option<libc::Dl_info> {
-        let mut info = MaybeUninit::<libc::Dl_info>::zeroed();
-        // SAFETY: 1. any address may be asked for. 2. `info` is writable.
-        let found = unsafe { libc::dladdr(func.get() as *const c_void, info.as_mut_ptr()) };
-        // SAFETY: 1. zero bytes are a valid `Dl_info`.
-        let info = unsafe { info.assume_init() };
-        (found != 0 && !info.dli_fname.is_null()).then_some(info)
-    }
-
-    fn of(info: &libc::Dl_info) -> Self {
+    fn of(name: &CStr) -> Self {
         let only_a_reference = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
         // SAFETY:
-        // 1. `dli_fname` is the name of a loaded object; the caller keeps that loaded for now.
+        // 1. The name of a loaded object; the caller keeps that loaded for now.
         // 2. RTLD_NOLOAD loads nothing, so no constructor runs.
         LibPin(NonNull::new(unsafe {
-            libc::dlopen(info.dli_fname, only_a_reference)
+            libc::dlopen(name.as_ptr(), only_a_reference)
         }))
     }
 }

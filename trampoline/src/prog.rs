@@ -149,7 +149,8 @@ impl ProgState {
         self.runs.fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_missed(&self) {
+    /// Counts one run that does not happen; for programs whose own glue decides so.
+    pub fn add_missed(&self) {
         self.missed.fetch_add(1, Ordering::Relaxed);
     }
 

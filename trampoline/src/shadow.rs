@@ -43,9 +43,10 @@
 )]
 
 use std::ops::Range;
-use std::ptr;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use text::syscall::syscall;
 
 use crate::guard::{self, ThreadBlock};
 use crate::life::Inflight;
@@ -232,7 +233,9 @@ impl Stack {
         entry.next()
     }
 
-    /// Takes entries back whose calls are over; how many.
+    /// Takes entries back whose calls are over; how many. Not inlined: its frame is not wanted below a
+    /// thread's first call.
+    #[inline(never)]
     fn collect(&self, call: Call) -> u64 {
         let Some(signal_stack) = SignalStack::now() else {
             return 0;
@@ -269,13 +272,7 @@ struct SignalStack(Range<u64>);
 impl SignalStack {
     /// `None`: the kernel does not say.
     fn now() -> Option<Self> {
-        let mut old = std::mem::MaybeUninit::<libc::stack_t>::zeroed();
-        // SAFETY: 1. only asks; there is room for the answer.
-        let failed = unsafe { libc::sigaltstack(ptr::null(), old.as_mut_ptr()) } != 0;
-        // SAFETY: 1. zero bytes are a `stack_t`, and so is what the kernel has written.
-        let old = unsafe { old.assume_init() };
-        let start = old.ss_sp as u64;
-        (!failed).then(|| SignalStack(start..start + old.ss_size as u64))
+        text::signal::alternate_stack().ok().map(SignalStack)
     }
 
     fn contains(&self, sp: u64) -> bool {
@@ -314,20 +311,19 @@ impl Below {
         }
         let start = low & !(Self::PAGE - 1);
         let end = self.lowest.next_multiple_of(Self::PAGE);
+        let args = [
+            start as usize,
+            (end - start) as usize,
+            libc::MADV_POPULATE_READ as usize,
+        ];
         // SAFETY:
         // 1. Reads pages in, if they are there: memory keeps what it holds.
-        let got = unsafe {
-            libc::madvise(
-                start as *mut libc::c_void,
-                (end - start) as usize,
-                libc::MADV_POPULATE_READ,
-            )
-        };
-        match got {
-            0 => self.lowest = low,
-            _ => self.apart = low,
+        let is_there = unsafe { syscall(libc::SYS_madvise, args) }.is_ok();
+        match is_there {
+            true => self.lowest = low,
+            false => self.apart = low,
         }
-        got == 0
+        is_there
     }
 }
 
@@ -354,26 +350,15 @@ fn make(block: &ThreadBlock) -> Option<u64> {
     Some(base)
 }
 
+#[inline(never)]
 fn map() -> Option<u64> {
-    // SAFETY: 1. a fresh anonymous mapping disturbs nothing.
-    let mem = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            STACK_BYTES,
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE,
-            -1,
-            0,
-        )
-    };
-    if mem == libc::MAP_FAILED {
-        return None;
-    }
+    let at = table::map_anonymous(STACK_BYTES, libc::MAP_NORESERVE)?.expose_provenance();
     // A huge page for a few entries, for every thread, would be a waste; a kernel without them
     // refuses, and that is as well.
+    let args = [at, STACK_BYTES, libc::MADV_NOHUGEPAGE as usize];
     // SAFETY: 1. the mapping is ours; what it holds does not change.
-    let _without = unsafe { libc::madvise(mem, STACK_BYTES, libc::MADV_NOHUGEPAGE) };
-    Some(mem as u64)
+    let _without = unsafe { syscall(libc::SYS_madvise, args) };
+    Some(at as u64)
 }
 
 /// The thread with this stack has ended. Unmaps it, unless calls are still out: a coroutine may
@@ -396,9 +381,10 @@ pub(crate) fn unmap(base: u64) -> u64 {
     0
 }
 
+#[inline(never)]
 fn free(base: u64) {
     // SAFETY: 1. mapped by `map` with this size. 2. No call is out, and no thread has it.
-    unsafe { libc::munmap(base as *mut libc::c_void, STACK_BYTES) };
+    let _ = unsafe { syscall(libc::SYS_munmap, [base as usize, STACK_BYTES]) };
 }
 
 #[cfg(all(target_arch = "riscv64", target_os = "linux"))]

@@ -162,7 +162,10 @@ unsafe fn run_nested(
     let depth = block.depth.load(Relaxed) as usize;
     // SAFETY: 1. `held` is in the guard, so its image is entered and lives.
     let mut recursion = unsafe { desc_of(held) }.func == desc.func || depth >= MAX_NESTING;
-    for outer in &block.nested[..depth.min(MAX_NESTING)] {
+    // A child of `vfork` that runs as a thread without them: nesting ends by its depth alone.
+    let levels = table::levels(block);
+    let nested = levels.map(|levels| &levels.nested);
+    for outer in nested.iter().flat_map(|n| &n[..depth.min(MAX_NESTING)]) {
         // SAFETY: 1. entered below the current one, so it lives.
         recursion |= unsafe { desc_of(outer.load(Relaxed)) }.func == desc.func;
     }
@@ -171,7 +174,9 @@ unsafe fn run_nested(
     }
     // The order lets a signal handler on this thread, or a grace period that looks at any
     // moment, find every key: first the copy, then the depth, then the guard.
-    block.nested[depth].store(held, Relaxed);
+    if let Some(nested) = nested {
+        nested[depth].store(held, Relaxed);
+    }
     compiler_fence(SeqCst);
     block.depth.store(depth as u64 + 1, Relaxed);
     compiler_fence(SeqCst);

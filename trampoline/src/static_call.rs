@@ -58,6 +58,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct StaticStub {
     at: RxAddr,
+    /// Locked under the lock of changes alone, across which no fork comes.
     words: ForkMutex<Words>,
     /// `None`: it belongs to the program's text.
     #[expect(dead_code, reason = "held")]
@@ -139,9 +140,18 @@ impl StaticStub {
     /// Leads calls that begin afterwards to `target`.
     ///
     /// # Errors
-    /// [`TrampError::OutOfReach`]; [`TrampError::Text`] when the text cannot be changed: calls go
-    /// where they went before then, or the change is done and the stub is left slower.
+    /// [`TrampError::OutOfReach`]; [`TrampError::Reentered`]; [`TrampError::Text`] when the text
+    /// cannot be changed: calls go where they went before then, or the change is done and the stub
+    /// is left slower.
     pub fn lead(&self, target: RxAddr) -> Result<(), TrampError> {
+        Trampolines::exclusively(|| self.lead_within_change(target))?
+    }
+
+    /// [`StaticStub::lead`] for callers that hold the lock of changes ([`Trampolines::exclusively`]).
+    ///
+    /// # Errors
+    /// Those of [`StaticStub::lead`].
+    pub fn lead_within_change(&self, target: RxAddr) -> Result<(), TrampError> {
         let goal = words_for(self.at, target).ok_or(TrampError::OutOfReach { func: target })?;
         let mut now = self.words.lock();
         self.patch(DIST, &mut now.dist, goal.dist)?;

@@ -11,11 +11,13 @@
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
-use crate::guard::{self, ThreadBlock};
+use text::syscall::syscall;
+
+use crate::guard::{self, Levels, ThreadBlock};
 use crate::shadow;
 
 const CLAIMED: i32 = -1;
-const SLAB_ENTRIES: usize = 510;
+const SLAB_ENTRIES: usize = 146;
 
 /// Lines of an in-flight counter; a thread uses one of them.
 pub(crate) const SHARDS: usize = 8;
@@ -29,6 +31,8 @@ struct Entry {
     block: AtomicU64,
     /// Lowest address of the thread's shadow stack, 0 if it has none.
     shadow: AtomicU64,
+    /// The rest of the thread's block.
+    levels: Levels,
 }
 
 #[derive(Debug)]
@@ -56,7 +60,12 @@ fn entries() -> impl Iterator<Item = &'static Entry> {
 
 pub(crate) fn gettid() -> i32 {
     // SAFETY: 1. no preconditions.
-    unsafe { libc::gettid() }
+    unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or_default() as i32
+}
+
+fn getpid() -> i32 {
+    // SAFETY: 1. no preconditions.
+    unsafe { syscall(libc::SYS_getpid, []) }.unwrap_or_default() as i32
 }
 
 /// The process whose threads are registered; 0 before this is loaded.
@@ -64,7 +73,7 @@ static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 /// From here on threads of the calling process are registered, and no others.
 pub(crate) fn take_process() {
-    PROCESS.store(std::process::id() as i32, Ordering::Relaxed);
+    PROCESS.store(getpid(), Ordering::Relaxed);
 }
 
 /// Why a thread is not registered.
@@ -78,16 +87,27 @@ pub(crate) enum Unregistered {
     Guest,
 }
 
-/// Puts the calling thread into the table. Safe in signal handlers.
+/// Puts the calling thread into the table, if it is not there. Safe in signal handlers.
+#[inline(never)]
 pub(crate) fn register(block: &ThreadBlock) -> Result<(), Unregistered> {
+    // A signal handler may have come between the caller's look and this.
+    if block.levels.load(Ordering::Relaxed) != 0 {
+        return Ok(());
+    }
     let process = PROCESS.load(Ordering::Relaxed);
-    if process != 0 && process != std::process::id() as i32 {
+    if process != 0 && process != getpid() {
         return Err(Unregistered::Guest);
     }
     let tid = gettid();
     let (index, entry) = claim(tid).ok_or(Unregistered::NoMemory)?;
     entry.block.store(block.addr(), Ordering::Relaxed);
+    // What a thread that has ended left. (A signal handler that comes before the end of this has an
+    // entry of its own, which is looked at too.)
+    entry.levels.clear();
     entry.tid.store(tid, Ordering::Release);
+    block
+        .levels
+        .store(ptr::from_ref(&entry.levels) as u64, Ordering::Relaxed);
     let shard_off = (index % SHARDS * SHARD_BYTES) as u64;
     block.shard_off.store(shard_off, Ordering::Relaxed);
     Ok(())
@@ -112,22 +132,18 @@ fn claim(tid: i32) -> Option<(usize, &'static Entry)> {
     }
 }
 
-fn add_slab() -> Option<()> {
+/// Memory that is zero, by a bare system call: `mmap` may be what is hooked.
+pub(crate) fn map_anonymous(len_bytes: usize, more_flags: i32) -> Option<*mut u8> {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | more_flags;
+    let prot = libc::PROT_READ | libc::PROT_WRITE;
+    let args = [0, len_bytes, prot as usize, flags as usize, usize::MAX, 0];
     // SAFETY: 1. a fresh anonymous mapping disturbs nothing.
-    let mem = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            size_of::<Slab>(),
-            libc::PROT_READ | libc::PROT_WRITE,
-            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS,
-            -1,
-            0,
-        )
-    };
-    if mem == libc::MAP_FAILED {
-        return None;
-    }
-    let new = mem.cast::<Slab>();
+    let at = unsafe { syscall(libc::SYS_mmap, args) }.ok()?;
+    Some(ptr::with_exposed_provenance_mut(at))
+}
+
+fn add_slab() -> Option<()> {
+    let new = map_anonymous(size_of::<Slab>(), 0)?.cast::<Slab>();
     let mut head = HEAD.load(Ordering::Acquire);
     loop {
         // SAFETY:
@@ -154,56 +170,90 @@ pub(crate) fn shadow_of_this_thread() -> Option<&'static AtomicU64> {
 /// Does a thread that does not run now (the caller has made sure) run programs of one of the
 /// images that `in_image` knows?
 pub(crate) fn is_busy(tid: i32, in_image: &dyn Fn(u64) -> bool) -> bool {
-    any_block(tid, |block, idle| block.runs(idle, in_image))
+    any_block(tid, |block, levels, idle| {
+        block.runs(Some(levels), idle, in_image)
+    })
 }
 
 /// Is such a thread in a member of a struct_ops table, or has it pinned one, that `is_of` knows?
 pub(crate) fn holds(tid: i32, is_of: &dyn Fn(u64) -> bool) -> bool {
-    any_block(tid, |block, idle| block.holds(idle, is_of))
+    any_block(tid, |block, levels, idle| {
+        block.holds(Some(levels), idle, is_of)
+    })
 }
 
-fn any_block(tid: i32, is_so: impl Fn(&ThreadBlock, u64) -> bool) -> bool {
-    let blocks = entries().filter(|e| e.tid.load(Ordering::Acquire) == tid);
-    blocks.map(|e| e.block.load(Ordering::Relaxed)).any(|at| {
-        let copy = read_block(at);
-        copy.is_some_and(|block| is_so(&block, guard::idle_value(at)))
+fn any_block(tid: i32, is_so: impl Fn(&ThreadBlock, &Levels, u64) -> bool) -> bool {
+    let mut found = entries().filter(|e| e.tid.load(Ordering::Acquire) == tid);
+    found.any(|e| {
+        let at = e.block.load(Ordering::Relaxed);
+        match read_block(at) {
+            Copied::Block(block) => is_so(&block, &e.levels, guard::idle_value(at)),
+            // Of a thread that has ended, and whose id is used again.
+            Copied::Gone => false,
+            Copied::Unknown => true,
+        }
     })
+}
+
+/// What the calling thread has beside its block; `None` where it is not registered.
+pub(crate) fn levels(block: &ThreadBlock) -> Option<&'static Levels> {
+    let at = block.levels.load(Ordering::Relaxed) as *const Levels;
+    // SAFETY:
+    // 1. It is null, or `register` stored the address of an entry's, and slabs are never unmapped.
+    // 2. The entry is this thread's as long as the thread lives; all its words are atomic.
+    unsafe { at.as_ref() }
 }
 
 /// The same for the calling thread. Safe in signal handlers.
 pub(crate) fn is_busy_here(in_image: impl Fn(u64) -> bool) -> bool {
     let block = guard::block();
-    block.runs(guard::idle_value(block.addr()), in_image)
+    block.runs(levels(block), guard::idle_value(block.addr()), in_image)
 }
 
 /// [`holds`] for the calling thread. Safe in signal handlers.
 pub(crate) fn holds_here(is_of: impl Fn(u64) -> bool) -> bool {
     let block = guard::block();
-    block.holds(guard::idle_value(block.addr()), is_of)
+    block.holds(levels(block), guard::idle_value(block.addr()), is_of)
+}
+
+/// What the kernel says of a block.
+enum Copied {
+    Block(ThreadBlock),
+    /// Its memory is not mapped any more.
+    Gone,
+    /// The kernel does not say.
+    Unknown,
 }
 
 /// Copies a block of another thread, whose memory may be gone by now.
-fn read_block(at: u64) -> Option<ThreadBlock> {
+fn read_block(at: u64) -> Copied {
     let mut copy = std::mem::MaybeUninit::<ThreadBlock>::uninit();
-    let (pid, len) = (std::process::id() as i32, size_of::<ThreadBlock>());
-    let local = libc::iovec {
-        iov_base: copy.as_mut_ptr().cast(),
-        iov_len: len,
-    };
-    let remote = libc::iovec {
-        iov_base: at as *mut libc::c_void,
-        iov_len: len,
-    };
+    let len = size_of::<ThreadBlock>();
+    let local = [copy.as_mut_ptr().expose_provenance(), len];
+    let remote = [at as usize, len];
+    let (local_at, remote_at) = (
+        local.as_ptr().expose_provenance(),
+        remote.as_ptr().expose_provenance(),
+    );
+    // Not the process: its first thread may have ended, and has no memory then.
+    let args = [gettid() as usize, local_at, 1, remote_at, 1, 0];
     // SAFETY:
-    // 1. `local` is `len` writable bytes.
+    // 1. Both are an `iovec`: an address and a length; `local` is writable.
     // 2. The kernel checks `remote`; memory that is gone is an error, not a fault.
-    let got = unsafe { libc::process_vm_readv(pid, &local, 1, &remote, 1, 0) };
-    // SAFETY: 1. all bytes were written when the kernel says so; any bytes are a block.
-    (got == len as isize).then(|| unsafe { copy.assume_init() })
+    match unsafe { syscall(libc::SYS_process_vm_readv, args) } {
+        // SAFETY: 1. all bytes were written when the kernel says so; any bytes are a block.
+        Ok(got) if got == len => Copied::Block(unsafe { copy.assume_init() }),
+        Ok(_) | Err(libc::EFAULT) => Copied::Gone,
+        Err(_) => Copied::Unknown,
+    }
 }
 
 /// Gives entries of threads that have ended back, and their shadow stacks.
 pub(crate) fn sweep() {
+    // A child of `_Fork` knows its only thread by the parent's id.
+    if PROCESS.load(Ordering::Relaxed) != getpid() {
+        return;
+    }
     for e in entries() {
         let tid = e.tid.load(Ordering::Acquire);
         if tid <= 0 || is_alive(tid) {
@@ -221,10 +271,10 @@ pub(crate) fn sweep() {
 }
 
 fn is_alive(tid: i32) -> bool {
-    let pid = std::process::id() as i32;
+    let args = [getpid() as usize, tid as usize, 0];
     // SAFETY: 1. signal 0 only asks.
-    let gone = unsafe { libc::syscall(libc::SYS_tgkill, pid, tid, 0) } != 0;
-    !gone || std::io::Error::last_os_error().raw_os_error() != Some(libc::ESRCH)
+    let asked = unsafe { syscall(libc::SYS_tgkill, args) };
+    asked != Err(libc::ESRCH)
 }
 
 /// In the child of a fork: the one thread has a new id.

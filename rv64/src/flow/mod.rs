@@ -38,9 +38,9 @@ pub struct Step {
     pub word: u32,
     /// Where it goes.
     pub flow: Flow,
-    /// The integer registers that it reads. `zero` is never among them.
+    /// The registers that it reads. `zero` is never among them.
     pub reads: RegSet,
-    /// The integer registers that it writes. `zero` is never among them.
+    /// The registers that it writes. `zero` is never among them.
     pub writes: RegSet,
 }
 
@@ -225,7 +225,7 @@ impl Insn {
         }
     }
 
-    /// The integer registers that it reads. A system call of Linux reads its number and all
+    /// The registers that it reads. A system call of Linux reads its number and all
     /// registers that may hold arguments.
     #[must_use]
     pub const fn reads(self) -> RegSet {
@@ -244,7 +244,7 @@ impl Insn {
         self.fields_read().union(more)
     }
 
-    /// The integer registers that it writes. A system call of Linux writes its result.
+    /// The registers that it writes. A system call of Linux writes its result.
     #[must_use]
     pub const fn writes(self) -> RegSet {
         match self {

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::testing::{Rng, gnu::Gnu};
-use crate::{Features, imm, insn, offset};
+use crate::{FReg, Features, imm, insn, offset};
 
 const WORDS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/words.txt");
 const FLOW: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/flow.txt");
@@ -108,14 +108,20 @@ fn product(a: u32, b: u32, c: u32) -> impl Iterator<Item = (u32, u32, u32)> {
 fn mentioned(text: &str) -> (RegSet, RegSet) {
     let (mnemonic, operands) = text.split_once(' ').unwrap_or((text, ""));
     let reg = |name: &str| Reg::ALL.into_iter().find(|reg| reg.name() == name);
-    let named: Vec<Option<Reg>> = operands
+    let float = |name: &str| FReg::ALL.into_iter().find(|reg| reg.name() == name);
+    let tokens: Vec<&str> = operands
         .split([',', '(', ')', ' '])
         .filter(|token| !token.is_empty())
-        .map(reg)
         .collect();
-    let all: RegSet = named.iter().copied().flatten().collect();
-    let first: RegSet = named.first().copied().flatten().into_iter().collect();
-    let rest: RegSet = named.iter().skip(1).copied().flatten().collect();
+    let named: Vec<Option<Reg>> = tokens.iter().map(|token| reg(token)).collect();
+    let set = |tokens: &[&str]| {
+        let floats: Vec<FReg> = tokens.iter().filter_map(|token| float(token)).collect();
+        let ints: RegSet = tokens.iter().filter_map(|token| reg(token)).collect();
+        ints.union(RegSet::of_floats(&floats))
+    };
+    let all = set(&tokens);
+    let (first, rest) = tokens.split_at(tokens.len().min(1));
+    let (first, rest) = (set(first), set(rest));
     let pair = |set: RegSet| -> RegSet {
         let both = |reg: Reg| [Some(reg), Reg::from_num(reg.num() + 1)];
         set.iter().flat_map(both).flatten().collect()
@@ -124,6 +130,7 @@ fn mentioned(text: &str) -> (RegSet, RegSet) {
     let none = RegSet::EMPTY;
     match name {
         "beq" | "bne" | "blt" | "bge" | "bltu" | "bgeu" | "beqz" | "bnez" => (all, none),
+        "fsh" | "fsw" | "fsd" | "fsq" => (all, none),
         "sb" | "sh" | "sw" | "sd" | "jr" | "csrw" | "cbo" | "prefetch" => (all, none),
         "ret" => (RegSet::of(&[Reg::Ra]), none),
         "jalr" if named.len() == 1 => (all, RegSet::of(&[Reg::Ra])),

@@ -1,4 +1,4 @@
-//! Vector instructions, as far as integer registers are concerned.
+//! Vector instructions, as far as integer and floating-point registers are concerned.
 //!
 //! ```text
 //! 31    26 25 24  20 19  15 14  12 11  7 6     0
@@ -12,7 +12,7 @@
 //! "Zvfbfwma".
 
 use crate::insn::bits::{LOAD_FP, STORE_FP};
-use crate::insn::place::{bits, rd, rs1, rs2};
+use crate::insn::place::{bits, fd, fs1, rd, rs1, rs2};
 use crate::{Reg, RegSet};
 
 const OP_V: u32 = 0b101_0111;
@@ -128,6 +128,11 @@ fn arithmetic(word: u32) -> Option<(RegSet, RegSet)> {
     let none = RegSet::EMPTY;
     match bits(word, 14, 12) {
         0b000 => (has(OPIVV, f.funct6) && f.integer()).then_some((none, none)),
+        // vfmv.f.s
+        0b001 if f.funct6 == 16 => {
+            let fd = RegSet::of_floats(&[fd::get(word)?]);
+            f.float().then_some((none, fd))
+        }
         0b001 => (has(OPFVV, f.funct6) && f.float()).then_some((none, none)),
         0b010 if f.funct6 == 16 => {
             let rd = RegSet::of(&[rd::get(word)?]);
@@ -137,7 +142,10 @@ fn arithmetic(word: u32) -> Option<(RegSet, RegSet)> {
         0b010 => (has(OPMVV, f.funct6) && f.mask_or_unary()).then_some((none, none)),
         0b011 => (has(OPIVI, f.funct6) && f.immediate()).then_some((none, none)),
         0b100 => (has(OPIVX, f.funct6) && f.integer()).then_some((scalar, none)),
-        0b101 => (has(OPFVF, f.funct6) && f.float_scalar()).then_some((none, none)),
+        0b101 => {
+            let scalar = RegSet::of_floats(&[fs1::get(word)?]);
+            (has(OPFVF, f.funct6) && f.float_scalar()).then_some((scalar, none))
+        }
         _ => {
             // vmv.s.x
             let whole = f.funct6 != 16 || f.vs2 == 0 && f.vm == 1;

@@ -49,14 +49,14 @@ macro_rules! formats {
                 None
             }
 
-            /// The integer registers in the fields that it reads. `zero` is none.
+            /// The registers in the fields that it reads. `zero` is none.
             pub(crate) const fn fields_read(self) -> RegSet {
                 match self {$(
                     Self::$Var { $($f,)* .. } => RegSet::EMPTY $(.union(place::$place::reads($f)))*,
                 )*}
             }
 
-            /// The integer registers in the fields that it writes. `zero` is none.
+            /// The registers in the fields that it writes. `zero` is none.
             pub(crate) const fn fields_written(self) -> RegSet {
                 match self {$(
                     Self::$Var { $($f,)* .. } => RegSet::EMPTY $(.union(place::$place::writes($f)))*,

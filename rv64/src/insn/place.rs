@@ -13,13 +13,13 @@ pub(crate) const fn bits(word: u32, hi: u32, lo: u32) -> u32 {
     (word >> lo) & (u32::MAX >> (31 - (hi - lo)))
 }
 
-/// No integer register: what operands that are none read and write.
+/// No register: what operands that are none read and write.
 pub(crate) const fn no_regs<T: Copy>(_: T) -> RegSet {
     RegSet::EMPTY
 }
 
 /// Declares one place. `get` answers `None` for a reserved pattern; `reads` and `writes` are the
-/// integer registers that an instruction with such an operand reads and writes.
+/// registers that an instruction with such an operand reads and writes.
 macro_rules! place {
     (
         $(#[$doc:meta])* $name:ident: $ty:ty, $hi:literal..$lo:literal, |$v:ident| $put:expr, |$w:ident| $get:expr
@@ -55,10 +55,10 @@ macro_rules! place {
 place!(rd: Reg, 11..7, |r| r.num() << 7, |w| Reg::from_num(bits(w, 11, 7)), writes |r| RegSet::of(&[r]));
 place!(rs1: Reg, 19..15, |r| r.num() << 15, |w| Reg::from_num(bits(w, 19, 15)), reads |r| RegSet::of(&[r]));
 place!(rs2: Reg, 24..20, |r| r.num() << 20, |w| Reg::from_num(bits(w, 24, 20)), reads |r| RegSet::of(&[r]));
-place!(fd: FReg, 11..7, |r| r.num() << 7, |w| FReg::from_num(bits(w, 11, 7)));
-place!(fs1: FReg, 19..15, |r| r.num() << 15, |w| FReg::from_num(bits(w, 19, 15)));
-place!(fs2: FReg, 24..20, |r| r.num() << 20, |w| FReg::from_num(bits(w, 24, 20)));
-place!(fs3: FReg, 31..27, |r| r.num() << 27, |w| FReg::from_num(bits(w, 31, 27)));
+place!(fd: FReg, 11..7, |r| r.num() << 7, |w| FReg::from_num(bits(w, 11, 7)), writes |r| RegSet::of_floats(&[r]));
+place!(fs1: FReg, 19..15, |r| r.num() << 15, |w| FReg::from_num(bits(w, 19, 15)), reads |r| RegSet::of_floats(&[r]));
+place!(fs2: FReg, 24..20, |r| r.num() << 20, |w| FReg::from_num(bits(w, 24, 20)), reads |r| RegSet::of_floats(&[r]));
+place!(fs3: FReg, 31..27, |r| r.num() << 27, |w| FReg::from_num(bits(w, 31, 27)), reads |r| RegSet::of_floats(&[r]));
 place!(rd_pair: EvenReg, 11..7, |r| r.get().num() << 7, |w| match rd::get(w) {
     Some(reg) => EvenReg::new(reg),
     None => None,

@@ -30,11 +30,13 @@ fn vectors(local: *mut u8, remote: u64, len: usize) -> (libc::iovec, libc::iovec
 /// 1. There is room for `len` bytes at `dst`.
 unsafe fn read(dst: *mut u8, src: u64, len: usize) -> bool {
     let (local, remote) = vectors(dst, src, len);
-    let pid = std::process::id() as libc::pid_t;
+    // Not the process: its first thread may have ended, and has no memory then.
+    // SAFETY: 1. no preconditions.
+    let tid = unsafe { libc::gettid() };
     // SAFETY:
     // 1. Caller's contract.
     // 2. The kernel checks `remote`.
-    let got = unsafe { libc::process_vm_readv(pid, &raw const local, 1, &raw const remote, 1, 0) };
+    let got = unsafe { libc::process_vm_readv(tid, &raw const local, 1, &raw const remote, 1, 0) };
     got == len as isize
 }
 

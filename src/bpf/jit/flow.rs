@@ -11,6 +11,7 @@ use super::super::env::{Control, Fill, Import};
 use super::super::insn::BpfReg;
 use super::super::op::{Callee, Cond, Operand, Size, Width};
 use super::super::program::target;
+use super::super::regs::bit;
 use super::facts::Form;
 use super::frame::small;
 use super::{Emit, TMP, TMP2, TMP3, imm12, record};
@@ -146,7 +147,7 @@ impl Emit<'_> {
 
     pub(super) fn call(&mut self, at: usize, callee: Callee) {
         if let Some(control) = self.env.control(callee) {
-            return self.control(control);
+            return self.control(at, control);
         }
         if let Callee::Local(off) = callee {
             let label = self.labels.funcs[target(at, off) as usize];
@@ -164,10 +165,10 @@ impl Emit<'_> {
         }
     }
 
-    fn control(&mut self, control: Control) {
+    fn control(&mut self, at: usize, control: Control) {
         match control {
             Control::Throw => record::throw(self.asm),
-            Control::TailCall => self.tail_call(),
+            Control::TailCall => self.tail_call(at),
             Control::Loop => {
                 self.asm.jal(Reg::Ra, self.routines.loop_);
                 self.emit(mv(Reg::A5, Reg::A0));
@@ -175,8 +176,9 @@ impl Emit<'_> {
         }
     }
 
-    /// Kernel: `emit_bpf_tail_call`.
-    fn tail_call(&mut self) {
+    /// Argument registers that are not set are zero in the program that it goes on in. Kernel:
+    /// `emit_bpf_tail_call`.
+    fn tail_call(&mut self, at: usize) {
         let none = self.asm.new_label();
         let (array, index) = (self.rd(BpfReg::R2), self.rd(BpfReg::R3));
         // Both with their signs: that keeps the order of unsigned numbers, and what is below a
@@ -196,6 +198,10 @@ impl Emit<'_> {
         record::load_tail_calls(self.asm, TMP2, none);
         record::store_tail_calls(self.asm, TMP2);
         self.frame.leave(self.asm);
+        let unset = self.program.unset_args(at);
+        for reg in BpfReg::ALL.into_iter().filter(|r| unset & bit(*r) != 0) {
+            self.asm.li(self.frame.reg(reg), 0);
+        }
         self.emit(jr(TMP3));
         self.asm.bind(none);
         self.asm.li(Reg::A5, -i64::from(libc::EINVAL));

@@ -4,15 +4,17 @@
 //! fault. What it brings is 0 then and what follows in the same BPF instruction is left out, so a
 //! register that it writes is changed last, or to what nobody sees.
 //!
-//! Atomics of 8 and 16 bits without Zabha work on the aligned word around them; like all atomics
-//! they must be aligned to their size. Orders are those of
-//! the C++ mapping: what fetches is sequentially consistent, the rest is not ordered.
+//! Atomics of 8 and 16 bits without Zabha work on the aligned word around them. A misaligned atomic
+//! access is left out, and what it would bring is 0. Machines differ there (a trap, an emulation, or
+//! with Zama16b the access itself), so the code tests the address wherever its alignment is not
+//! known: two instructions. Orders are those of the C++ mapping: what fetches is sequentially
+//! consistent, the rest is not ordered.
 //!
 //! Source: RFC 9669, section 5; Unprivileged ISA, "A", "Zabha", "Zacas", and appendix A.5 (the
 //! mapping of C/C++ atomics); kernel `Documentation/bpf/standardization/instruction-set.rst`.
 
 use rv64::{
-    Cond, FenceSet, Insn, Order, Reg, SImm, add, add_uw, addi, amoadd_b, amoadd_d, amoadd_h,
+    Cond, FenceSet, Insn, Label, Order, Reg, SImm, add, add_uw, addi, amoadd_b, amoadd_d, amoadd_h,
     amoadd_w, amoand_b, amoand_d, amoand_h, amoand_w, amocas_b, amocas_d, amocas_h, amocas_w,
     amoor_b, amoor_d, amoor_h, amoor_w, amoswap_b, amoswap_d, amoswap_h, amoswap_w, amoxor_b,
     amoxor_d, amoxor_h, amoxor_w, and, andi, fence, imm, lb, lbu, ld, lh, lhu, lr_d, lr_w, lw, lwu,
@@ -150,19 +152,63 @@ impl Emit<'_> {
     }
 
     pub(super) fn load_acquire(&mut self, size: Size, dst: BpfReg, place: (BpfReg, i16)) {
-        self.load(size, Extend::Zero, dst, place);
+        let (rs, off) = self.address(place);
+        let end = self.skip_misaligned(size, place, (rs, off), Some(dst));
+        let (insn, rd) = (self.load_insn(size, Extend::Zero, dst), self.target_of(dst));
+        self.access(insn(rd, rs, off));
         self.emit(fence(FenceSet::R, FenceSet::RW));
+        self.asm.bind(end);
     }
 
     pub(super) fn store_release(&mut self, size: Size, place: (BpfReg, i16), src: BpfReg) {
+        let (rs1, off) = self.address(place);
+        let rs2 = self.rs(src, TMP2);
+        let end = self.skip_misaligned(size, place, (rs1, off), None);
         self.emit(fence(FenceSet::RW, FenceSet::W));
-        self.store(size, place, Operand::Reg(src));
+        self.access(store_insn(size)(rs2, rs1, off));
+        self.asm.bind(end);
+    }
+
+    /// Goes to the label that it gives, with 0 in what the access `brings`, if the address is not a
+    /// multiple of its size. The operands are in their registers; `addr` is what `place` became.
+    fn skip_misaligned(
+        &mut self,
+        size: Size,
+        place: (BpfReg, i16),
+        addr: (Reg, SImm<12>),
+        brings: Option<BpfReg>,
+    ) -> Label {
+        let end = self.asm.new_label();
+        let bytes = i64::from(size.bytes());
+        let in_frame = self.space == Space::Process && place.0 == BpfReg::R10;
+        // `r10` is a multiple of 8: see `frame`.
+        if size == Size::B || (in_frame && i64::from(place.1) % bytes == 0) {
+            return end;
+        }
+        let (mut rs, off) = addr;
+        if off.get() % bytes != 0 {
+            self.emit(addi(FAILED, rs, off));
+            rs = FAILED;
+        }
+        self.emit(andi(FAILED, rs, small(bytes - 1)));
+        match brings {
+            None => self.asm.bnez(FAILED, end),
+            Some(reg) => {
+                let aligned = self.asm.new_label();
+                self.asm.beqz(FAILED, aligned);
+                self.asm.li(self.frame.reg(reg), 0);
+                self.asm.jump(end);
+                self.asm.bind(aligned);
+            }
+        }
+        end
     }
 
     pub(super) fn atomic(&mut self, op: AtomicOp, size: Size, place: (BpfReg, i16), src: BpfReg) {
         let addr = self.whole_address(place);
         // A pointer into the stack may be stored.
         let value = self.rs(src, TMP2);
+        let end = self.skip_misaligned(size, place, (addr, SImm::ZERO), op.result(src));
         let narrow = matches!(size, Size::B | Size::H);
         match op {
             AtomicOp::Cmpxchg => self.cmpxchg(size, addr, value),
@@ -179,6 +225,7 @@ impl Emit<'_> {
                 }
             }
         }
+        self.asm.bind(end);
     }
 
     /// What an atomic instruction has brought, with its sign, is extended.

@@ -222,7 +222,7 @@ impl Batch {
             .collect();
         let stays = pass::pass_by(&passes, self.patience);
         match (stays.first(), self.if_stuck) {
-            (Some(Stays { tid, .. }), IfStuck::Fails) => Err(TextError::Stuck { tid: *tid }),
+            (Some(Stays { stuck, .. }), IfStuck::Fails) => Err((*stuck).into()),
             _ => {
                 for stay in stays {
                     self.works[stay.index].is_stuck = true;

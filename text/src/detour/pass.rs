@@ -24,8 +24,8 @@ const SECOND_LOOK: Duration = Duration::from_millis(100);
 pub(super) struct Stays {
     /// Which of the passes.
     pub(super) index: usize,
-    /// The thread that was named, in this pass or in any.
-    pub(super) tid: i32,
+    /// The thread that was named, in this pass or in any, and what is known of it.
+    pub(super) stuck: Stuck,
 }
 
 /// Proves every thread outside of all passes; those of which that cannot be proved within
@@ -40,7 +40,7 @@ pub(super) fn pass_by(passes: &[(usize, &Pass)], deadline: Duration) -> Vec<Stay
         let Err(stuck) = threads::pass_by_watch(&watch, patience) else {
             break;
         };
-        if stuck.why == StuckWhy::Running && start.elapsed() < deadline * UNANSWERED {
+        if stuck.why == StuckWhy::Running && start.elapsed() < deadline.saturating_mul(UNANSWERED) {
             continue;
         }
         let where_it_is = where_stuck(&watch, stuck, Patience::until(SECOND_LOOK));
@@ -48,8 +48,8 @@ pub(super) fn pass_by(passes: &[(usize, &Pass)], deadline: Duration) -> Vec<Stay
             break;
         };
         let stay = |(index, _): &(usize, &Pass)| {
-            let tid = stuck.tid;
-            (is_seen.is_empty() || is_seen.contains(index)).then_some(Stays { index: *index, tid })
+            let index = *index;
+            (is_seen.is_empty() || is_seen.contains(&index)).then_some(Stays { index, stuck })
         };
         let nr_before = stays.len();
         stays.extend(left.iter().filter_map(stay));

@@ -228,26 +228,28 @@ fn now_ns() -> u64 {
 #[cfg(target_arch = "riscv64")]
 mod handler {
     use std::ffi::{c_int, c_void};
-    use std::mem::MaybeUninit;
     use std::sync::atomic::Ordering;
 
     use super::{NOW, SIGNAL, leave};
+    use crate::signal::{self, Action};
     use crate::threads;
 
     /// The highest real-time signal with default disposition, or the one that is ours already.
     pub(super) fn signal() -> Option<c_int> {
         let chosen = SIGNAL.load(Ordering::Relaxed);
-        if chosen != 0 && exchange(chosen, None)?.sa_sigaction == address() {
+        if chosen != 0 && signal::action_of(chosen).ok()?.handler == address() {
             return Some(chosen);
         }
         let free = (libc::SIGRTMIN()..=libc::SIGRTMAX()).rev().find(|signo| {
-            let now = exchange(*signo, None);
-            now.is_some_and(|now| now.sa_sigaction == libc::SIG_DFL)
+            let now = signal::action_of(*signo);
+            now.is_ok_and(|now| now.handler == libc::SIG_DFL)
         })?;
-        let before = exchange(free, Some(&ours()))?;
-        if before.sa_sigaction != libc::SIG_DFL {
+        // SAFETY: 1. it is async-signal-safe.
+        let before = unsafe { signal::action(free, Some(&ours())) }.ok()?;
+        if before.handler != libc::SIG_DFL {
             // Another thread of the host was faster.
-            exchange(free, Some(&before))?;
+            // SAFETY: 1. it was there before.
+            let _ = unsafe { signal::action(free, Some(&before)) };
             return None;
         }
         SIGNAL.store(free, Ordering::Relaxed);
@@ -259,31 +261,13 @@ mod handler {
         handler as *const () as libc::sighandler_t
     }
 
-    fn ours() -> libc::sigaction {
-        let mut ours = MaybeUninit::<libc::sigaction>::zeroed();
-        let mask = {
-            // SAFETY: 1. all of its fields are integers or an optional pointer and may be zero.
-            let ours = unsafe { ours.assume_init_mut() };
-            ours.sa_sigaction = address();
-            ours.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
-            &raw mut ours.sa_mask
-        };
-        // SAFETY: 1. `mask` is a live signal set.
-        unsafe { libc::sigfillset(mask) };
-        // SAFETY: 1. all of its fields are set.
-        unsafe { ours.assume_init() }
-    }
-
-    /// `sigaction`: what is installed, and `new` in its place if given.
-    fn exchange(signo: c_int, new: Option<&libc::sigaction>) -> Option<libc::sigaction> {
-        let mut now = MaybeUninit::<libc::sigaction>::zeroed();
-        let new = new.map_or(std::ptr::null(), std::ptr::from_ref);
-        // SAFETY:
-        // 1. `new` is null, which only asks, or complete; `now` is writable.
-        // 2. The handler is async-signal-safe.
-        let ret = unsafe { libc::sigaction(signo, new, now.as_mut_ptr()) };
-        // SAFETY: 1. all of its fields are integers and may be zero; the kernel has filled it.
-        (ret == 0).then(|| unsafe { now.assume_init() })
+    fn ours() -> Action {
+        let flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_RESTART;
+        Action {
+            handler: address(),
+            flags: flags as u64,
+            mask: u64::MAX,
+        }
     }
 
     unsafe extern "C" fn on_tick(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {

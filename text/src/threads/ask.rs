@@ -33,7 +33,6 @@
 
 use std::ffi::{c_int, c_void};
 use std::marker::PhantomData;
-use std::mem::MaybeUninit;
 use std::ptr::null_mut;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 use std::time::Duration;
@@ -45,6 +44,8 @@ use super::frames::{
 };
 use super::proc::StackRuns;
 use super::sys::{self, Errno};
+use crate::signal::{self, Action};
+use crate::syscall::syscall;
 
 /// What a thread is asked.
 pub(super) struct Question<'a> {
@@ -330,7 +331,6 @@ fn answer_signal(value: u64, context: &Context<'_>, carry_to: impl FnOnce(u64)) 
 }
 
 extern "C" fn on_signal(_signo: c_int, info: *mut libc::siginfo_t, ucontext: *mut c_void) {
-    let errno = sys::errno();
     // SAFETY: 1. the kernel passes a live siginfo to an SA_SIGINFO handler.
     let info = unsafe { &*info };
     // SAFETY: 1. it has room for a value whatever its kind; a value that is none of ours names no
@@ -363,7 +363,6 @@ extern "C" fn on_signal(_signo: c_int, info: *mut libc::siginfo_t, ucontext: *mu
     // No copy of the frame stays behind in dead stack.
     copy.fill(0);
     std::hint::black_box(&mut copy);
-    sys::set_errno(errno);
     // SAFETY: 1. the field is inside the ucontext.
     let uc_link = unsafe { ucontext.byte_add(UC_LINK_OFF) };
     // SAFETY:
@@ -378,52 +377,33 @@ fn handler_address() -> libc::sighandler_t {
 }
 
 fn disposition(signo: c_int) -> Result<libc::sighandler_t, Errno> {
-    let mut now = MaybeUninit::<libc::sigaction>::zeroed();
-    // SAFETY: 1. a null new action only asks. 2. `now` is writable.
-    let ret = unsafe { libc::sigaction(signo, std::ptr::null(), now.as_mut_ptr()) };
-    sys::check(ret.into())?;
-    // SAFETY: 1. all of its fields are integers and may be zero; the kernel has filled it.
-    Ok(unsafe { now.assume_init() }.sa_sigaction)
+    Ok(signal::action_of(signo)?.handler)
 }
 
 /// Installs the handler; `false` if somebody else was faster.
 fn install(signo: c_int) -> Result<bool, Errno> {
-    let mut ours = MaybeUninit::<libc::sigaction>::zeroed();
-    let mask = {
-        // SAFETY: 1. all of its fields are integers or an optional pointer and may be zero.
-        let ours = unsafe { ours.assume_init_mut() };
-        ours.sa_sigaction = handler_address();
-        ours.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
-        &raw mut ours.sa_mask
-    };
     // No other handler runs within ours, so that it ends soon; faults stay deliverable.
-    // SAFETY: 1. `mask` is a live signal set.
-    unsafe { libc::sigfillset(mask) };
-    for fault in [
+    let faults = [
         libc::SIGSEGV,
         libc::SIGBUS,
         libc::SIGILL,
         libc::SIGFPE,
         libc::SIGTRAP,
-    ] {
-        // SAFETY: 1. `mask` is a live signal set.
-        unsafe { libc::sigdelset(mask, fault) };
-    }
-    let mut old = MaybeUninit::<libc::sigaction>::zeroed();
+    ];
+    let ours = Action {
+        handler: handler_address(),
+        flags: (libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK) as u64,
+        mask: !signal::set_of(&faults),
+    };
     // SAFETY:
-    // 1. `ours` is complete, `old` is writable.
-    // 2. The handler is async-signal-safe and lives as long as the code of this module; nobody
+    // 1. The handler is async-signal-safe and lives as long as the code of this module; nobody
     //    else uses a signal of default disposition, and if so the old action is put back.
-    let ret = unsafe { libc::sigaction(signo, ours.as_ptr(), old.as_mut_ptr()) };
-    sys::check(ret.into())?;
-    // SAFETY: 1. all of its fields are integers and may be zero; the kernel has filled it.
-    let before = unsafe { old.assume_init() };
-    if before.sa_sigaction == libc::SIG_DFL || before.sa_sigaction == handler_address() {
+    let before = unsafe { signal::action(signo, Some(&ours)) }?;
+    if before.handler == libc::SIG_DFL || before.handler == handler_address() {
         return Ok(true);
     }
     // SAFETY: 1. `before` came from the kernel.
-    let ret = unsafe { libc::sigaction(signo, &raw const before, null_mut()) };
-    sys::check(ret.into())?;
+    unsafe { signal::action(signo, Some(&before)) }?;
     Ok(false)
 }
 
@@ -453,19 +433,12 @@ fn queue_signal(pid: i32, tid: i32, signo: c_int, value: u64) -> Result<(), Errn
         value,
         _rest: [0; 12],
     };
+    let info_at = (&raw const info).expose_provenance();
+    let args = [pid as usize, tid as usize, signo as usize, info_at];
     // SAFETY:
     // 1. `info` is a whole siginfo and lives through the call.
     // 2. `signo` has our handler, which does nothing with a value it does not know.
-    let ret = unsafe {
-        libc::syscall(
-            libc::SYS_rt_tgsigqueueinfo,
-            pid,
-            tid,
-            signo,
-            &raw const info,
-        )
-    };
-    sys::check(ret).map(drop)
+    unsafe { syscall(libc::SYS_rt_tgsigqueueinfo, args) }.map(drop)
 }
 
 #[cfg(test)]

@@ -20,8 +20,8 @@ use std::time::{Duration, Instant};
 
 use super::ask::{self, Answer, Asked, Here, Question};
 use super::frames::{self, Bounds, Frames, Marked, Spans, UnknownRun};
-use super::proc::{self, StackRuns, SyscallLine, Task};
-use super::sys::{self, Errno, Fd};
+use super::proc::{self, Shown, StackRuns, SyscallLine, Task, Tasks, Tid};
+use super::sys::{self, Errno};
 use super::{Patience, Stuck, StuckWhy, Watch};
 
 /// Proves every thread outside, or names one that is not.
@@ -40,11 +40,11 @@ fn bounds(runs: &StackRuns) -> Bounds<'_> {
 }
 
 /// All threads, the caller too.
-pub(super) fn list() -> Result<Vec<i32>, Stuck> {
+fn list(tasks: &Tasks) -> Result<Vec<Tid>, Stuck> {
     let (mut tids, mut buf) = (Vec::new(), vec![0; BUF_BYTES]);
     let start = Instant::now();
     loop {
-        match proc::list_threads(&mut tids, &mut buf) {
+        match proc::list_threads(tasks, &mut tids, &mut buf) {
             Ok(()) => return Ok(tids),
             Err(libc::EAGAIN) if start.elapsed() < LISTING => {}
             Err(errno) => return Err(unlisted(errno)),
@@ -52,20 +52,28 @@ pub(super) fn list() -> Result<Vec<i32>, Stuck> {
     }
 }
 
-/// The first thread that blocks `signo`; the caller counts.
+/// The ids of all threads, as system calls have them.
+pub(super) fn ids() -> Result<Vec<i32>, Stuck> {
+    let tasks = Tasks::open().map_err(unlisted)?;
+    Ok(list(&tasks)?.into_iter().map(|tid| tid.own).collect())
+}
+
+/// The first thread that blocks `signo` and may run user code; the caller counts.
 pub(super) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
-    let tasks = proc::open_tasks().map_err(unlisted)?;
-    if !proc::shows_this_machine(&tasks) {
+    let tasks = Tasks::open().map_err(unlisted)?;
+    // Where no thread can be looked at, masks can be read still.
+    if tasks.shown() == Shown::Emulators {
         return Ok(None);
     }
-    for tid in list()? {
-        match proc::blocks_signal(&tasks, tid, signo) {
+    for tid in list(&tasks)? {
+        let is_deaf = || Ok(tasks.blocks_signal(tid, signo)? && !tasks.is_in_kernel_for_good(tid)?);
+        match is_deaf() {
             Ok(false) => {}
-            Ok(true) => return Ok(Some(tid)),
-            Err(_) if !sys::is_alive(tid) => {}
+            Ok(true) => return Ok(Some(tid.own)),
+            Err(_) if !sys::is_alive(tid.own) => {}
             Err(errno) => {
                 let why = StuckWhy::Hidden(errno);
-                return Err(Stuck { tid, why });
+                return Err(Stuck { tid: tid.own, why });
             }
         }
     }
@@ -136,7 +144,7 @@ fn worst_of(waiting: &[Waiting<'_>]) -> Stuck {
     };
     let worst = waiting.iter().min_by_key(|thread| rank(thread.why));
     worst.map_or(unlisted(libc::ESRCH), |thread| Stuck {
-        tid: thread.tid,
+        tid: thread.tid.own,
         why: thread.why,
     })
 }
@@ -178,7 +186,7 @@ enum Asking {
 
 /// A thread that is not proved outside yet.
 struct Waiting<'a> {
-    tid: i32,
+    tid: Tid,
     why: StuckWhy,
     asked: Option<Asked<'a>>,
 }
@@ -198,11 +206,12 @@ impl<'a> Waiting<'a> {
                 if self.why == StuckWhy::Vfork {
                     self.why = StuckWhy::Running;
                 }
-                return asking == Asking::Yes && self.ask(question, looker);
+                return asking == Asking::Yes
+                    && self.ask(question, looker, StuckWhy::SignalBlocked);
             }
             Seen::Hidden(errno) => {
                 self.why = StuckWhy::Hidden(errno);
-                return asking == Asking::Yes && self.ask(question, looker);
+                return asking == Asking::Yes && self.ask(question, looker, self.why);
             }
         }
         false
@@ -219,17 +228,21 @@ impl<'a> Waiting<'a> {
         false
     }
 
-    /// Asks unless a question is under way. `true`: there is nobody left to ask.
-    fn ask(&mut self, question: &'a Question<'a>, looker: &Looker) -> bool {
+    /// Asks unless a question is under way; `deaf` is what to say of a thread that cannot be
+    /// asked. `true`: there is nobody to ask.
+    fn ask(&mut self, question: &'a Question<'a>, looker: &Looker, deaf: StuckWhy) -> bool {
         if self.asked.is_some() {
             return false;
         }
         let sent = ask::signal().and_then(|signo| {
             if looker.blocks_signal(self.tid, signo) {
-                self.why = StuckWhy::SignalBlocked;
-                return Ok(None);
+                self.why = deaf;
+                return match looker.tasks.is_in_kernel_for_good(self.tid)? {
+                    true => Err(libc::ESRCH),
+                    false => Ok(None),
+                };
             }
-            Asked::send(question, self.tid, signo)
+            Asked::send(question, self.tid.own, signo)
         });
         match sent {
             Ok(asked) => self.asked = asked,
@@ -252,18 +265,11 @@ enum Seen {
     Hidden(Errno),
 }
 
-/// Whether what the kernel shows is about these threads.
-#[derive(Copy, Clone, Eq, PartialEq)]
-enum Trust {
-    Shown,
-    /// It is about an emulator's threads: ask everybody.
-    Emulated,
-}
-
 /// Reads what the kernel shows of threads.
 struct Looker {
-    tasks: Fd,
-    trust: Trust,
+    tasks: Tasks,
+    /// Unless it is ours, everybody is asked.
+    shown: Shown,
     buf: Vec<u8>,
     /// Read when a stack was not in the runs of the question.
     newer_runs: StackRuns,
@@ -271,14 +277,11 @@ struct Looker {
 
 impl Looker {
     fn new() -> Result<Self, Errno> {
-        let tasks = proc::open_tasks()?;
-        let trust = match proc::shows_this_machine(&tasks) {
-            true => Trust::Shown,
-            false => Trust::Emulated,
-        };
+        let tasks = Tasks::open()?;
+        let shown = tasks.shown();
         Ok(Self {
             tasks,
-            trust,
+            shown,
             buf: vec![0; BUF_BYTES],
             newer_runs: StackRuns::default(),
         })
@@ -297,9 +300,9 @@ impl Looker {
     /// All threads but the caller.
     fn threads<'a>(&mut self) -> Result<Vec<Waiting<'a>>, Errno> {
         let mut tids = Vec::new();
-        proc::list_threads(&mut tids, &mut self.buf)?;
+        proc::list_threads(&self.tasks, &mut tids, &mut self.buf)?;
         let me = sys::gettid();
-        let others = tids.into_iter().filter(|&tid| tid != me);
+        let others = tids.into_iter().filter(|tid| tid.own != me);
         let waiting = |tid| Waiting {
             tid,
             why: StuckWhy::Running,
@@ -308,17 +311,17 @@ impl Looker {
         Ok(others.map(waiting).collect())
     }
 
-    fn look(&mut self, tid: i32, question: &Question<'_>) -> Seen {
+    fn look(&mut self, tid: Tid, question: &Question<'_>) -> Seen {
         match self.try_look(tid, question) {
             Ok(seen) => seen,
-            Err(libc::ENOENT | libc::ESRCH) if !sys::is_alive(tid) => Seen::Gone,
+            Err(libc::ENOENT | libc::ESRCH) if !sys::is_alive(tid.own) => Seen::Gone,
             Err(errno) => Seen::Hidden(errno),
         }
     }
 
-    fn try_look(&mut self, tid: i32, question: &Question<'_>) -> Result<Seen, Errno> {
+    fn try_look(&mut self, tid: Tid, question: &Question<'_>) -> Result<Seen, Errno> {
         let task = Task::open(&self.tasks, tid)?;
-        if self.trust == Trust::Emulated {
+        if self.shown == Shown::Emulators {
             return Err(libc::EOPNOTSUPP);
         }
         let nr_runs = task.nr_runs()?;
@@ -330,7 +333,7 @@ impl Looker {
             true => Some(pc),
             false => self.interrupted_inside(line, question)?,
         };
-        let inside = at.is_some() || question.watch.busy_of(tid);
+        let inside = at.is_some() || question.watch.busy_of(tid.own);
         if task.syscall()? != line || task.nr_runs()? != nr_runs {
             return Ok(Seen::Running);
         }
@@ -383,8 +386,8 @@ impl Looker {
     }
 
     /// `false` also if that cannot be read: then the thread is asked in vain at worst.
-    fn blocks_signal(&self, tid: i32, signo: i32) -> bool {
-        proc::blocks_signal(&self.tasks, tid, signo).unwrap_or(false)
+    fn blocks_signal(&self, tid: Tid, signo: i32) -> bool {
+        self.tasks.blocks_signal(tid, signo).unwrap_or(false)
     }
 }
 
@@ -400,7 +403,7 @@ mod tests {
         let deadline = Duration::from_secs(20);
         for _ in 0..20 {
             let mut looker = Looker::new().expect("/proc is there");
-            looker.trust = Trust::Emulated;
+            looker.shown = Shown::Emulators;
             let patience = Patience::Signal {
                 after: Duration::ZERO,
                 deadline,
@@ -408,7 +411,7 @@ mod tests {
             assert_eq!(prove_by(looker, &nowhere(), patience), Ok(()));
         }
         let mut looker = Looker::new().expect("/proc is there");
-        looker.trust = Trust::Emulated;
+        looker.shown = Shown::Emulators;
         let polled = prove_by(looker, &nowhere(), Patience::PollOnly(Duration::ZERO));
         assert_eq!(
             polled.map_err(|stuck| stuck.why),

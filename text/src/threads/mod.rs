@@ -60,6 +60,7 @@ pub(crate) mod tests;
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::missing;
 use crate::{RxRange, TextError};
 
 #[cfg(target_arch = "riscv64")]
@@ -168,7 +169,10 @@ impl fmt::Display for StuckWhy {
             Self::Running => f.write_str("it never blocked and did not answer"),
             Self::SignalBlocked => f.write_str("it never blocked and blocks all signals"),
             Self::Vfork => f.write_str("it waits for a vfork child"),
-            Self::Hidden(errno) => write!(f, "its state cannot be read (errno {errno})"),
+            Self::Hidden(errno) => {
+                let missing = missing(*errno);
+                write!(f, "its state cannot be read (errno {errno}): {missing}")
+            }
         }
     }
 }
@@ -203,7 +207,8 @@ pub(crate) fn pass_by_until(ranges: &[RxRange], patience: Patience) -> Result<()
 ///
 /// # Errors
 /// [`Stuck`] names the first thread that could not be proved outside in time, and why; it turns
-/// into a [`TextError::Stuck`].
+/// into a [`TextError::Stuck`], or, if the kernel does not show the thread, into a
+/// [`TextError::ThreadUnseen`] or [`TextError::ThreadsUnseen`].
 pub fn pass_by_watch(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck> {
     engine::prove(watch, patience)
 }
@@ -216,7 +221,7 @@ pub(crate) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
 
 /// The ids of all threads of this process.
 pub(crate) fn list() -> Result<Vec<i32>, Stuck> {
-    engine::list()
+    engine::ids()
 }
 
 /// The signal by which threads are asked, if there is one: whoever blocks signals for long leaves
@@ -237,7 +242,17 @@ pub struct Stuck {
 
 impl From<Stuck> for TextError {
     fn from(stuck: Stuck) -> Self {
-        Self::Stuck { tid: stuck.tid }
+        match stuck {
+            Stuck {
+                tid: 0,
+                why: StuckWhy::Hidden(errno),
+            } => Self::ThreadsUnseen { errno },
+            Stuck {
+                tid,
+                why: StuckWhy::Hidden(errno),
+            } => Self::ThreadUnseen { tid, errno },
+            Stuck { tid, .. } => Self::Stuck { tid },
+        }
     }
 }
 

@@ -1,6 +1,10 @@
 //! What `/proc/self` says of threads and stacks, parsed by hand.
 //!
-//! [`Task`] is one thread's files; [`list_threads`] the threads; [`StackRuns`] where stacks end.
+//! [`Tasks`] is the folder of threads, [`Task`] one thread's files; [`StackRuns`] is where stacks
+//! end.
+//!
+//! A thread has an id in each PID namespace that it is in, and `/proc` shows those of the namespace
+//! that it was mounted for: see [`Tid`].
 //! Parsing is in pure functions over bytes, tested on samples of the kernel's text.
 //!
 //! Source: `fs/proc/base.c` (`proc_pid_syscall`, `proc_task_readdir`, `proc_pid_schedstat`),
@@ -9,6 +13,7 @@
 use std::ffi::CStr;
 
 use super::sys::{self, Errno, Fd};
+use crate::sys::BlockedSignals;
 
 /// One line of `/proc/self/task/TID/syscall`.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -74,6 +79,103 @@ impl SyscallLine {
     }
 }
 
+/// A thread, by its ids.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) struct Tid {
+    /// As system calls have it.
+    pub(super) own: i32,
+    /// As `/proc` has it: another one if that is mounted for an outer PID namespace.
+    pub(super) shown: i32,
+}
+
+/// The folder of this process's threads.
+pub(super) struct Tasks {
+    folder: Fd,
+    me: Tid,
+}
+
+/// The kernel that shows the files, and the one that runs these threads.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(super) enum Shown {
+    /// They are the same.
+    Ours,
+    /// An emulator of user programs passes the files on from its host, with its own registers.
+    Emulators,
+    /// The kernel does not let us see what a thread does.
+    Nothing(Errno),
+}
+
+impl Tasks {
+    /// Opens it. ENOENT where `/proc` is not mounted, or for a PID namespace that this process is
+    /// not in.
+    pub(super) fn open() -> Result<Self, Errno> {
+        let folder = open_folder()?;
+        let status = sys::open(None, c"/proc/thread-self/status")?;
+        let mut buf = [0; STATUS_BYTES];
+        let got = status.read_from_start(&mut buf)?;
+        let me = ids(&buf[..got]).ok_or(libc::EIO)?;
+        match me.own == sys::gettid() {
+            true => Ok(Self { folder, me }),
+            false => Err(libc::ENOENT),
+        }
+    }
+
+    /// Whose threads these files show.
+    ///
+    /// A thread that reads its own line sees that very read: its number and a stack pointer just
+    /// below its caller's frame.
+    pub(super) fn shown(&self) -> Shown {
+        let here = std::ptr::from_ref(&self).addr() as u64;
+        match Task::open(self, self.me).and_then(|own| own.syscall()) {
+            Err(errno) => Shown::Nothing(errno),
+            Ok(SyscallLine::Blocked {
+                nr: libc::SYS_pread64,
+                sp,
+                ..
+            }) if here
+                .checked_sub(sp)
+                .is_some_and(|below| below < OWN_FRAMES_BYTES) =>
+            {
+                Shown::Ours
+            }
+            Ok(_) => Shown::Emulators,
+        }
+    }
+
+    /// The thread that is shown as `shown`.
+    fn tid(&self, shown: i32) -> Result<Tid, Errno> {
+        if self.me.own == self.me.shown {
+            return Ok(Tid { own: shown, shown });
+        }
+        let mut buf = [0; STATUS_BYTES];
+        ids(self.read(shown, "/status", &mut buf)?).ok_or(libc::EIO)
+    }
+
+    /// Whether the thread blocks signal `signo`, by the `SigBlk` row of its status.
+    pub(super) fn blocks_signal(&self, tid: Tid, signo: i32) -> Result<bool, Errno> {
+        let mut buf = [0; STATUS_BYTES];
+        let status = self.read(tid.shown, "/status", &mut buf)?;
+        let mask = row(status, b"SigBlk:").and_then(hex).ok_or(libc::EIO)?;
+        Ok(mask >> (signo - 1) & 1 == 1)
+    }
+
+    /// Whether the thread will never run user code: it has ended, though it is there still (a
+    /// leader that waits for the others), or it is a worker of io_uring, which blocks all signals.
+    /// These rows can be read whoever this process is.
+    pub(super) fn is_in_kernel_for_good(&self, tid: Tid) -> Result<bool, Errno> {
+        let mut buf = [0; STAT_BYTES];
+        let stat = self.read(tid.shown, "/stat", &mut buf)?;
+        never_in_user_code(stat).ok_or(libc::EIO)
+    }
+
+    fn read<'a>(&self, shown: i32, name: &str, buf: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+        let mut path = [0; PATH_BYTES];
+        let file = sys::open(Some(&self.folder), task_path(&mut path, shown, name))?;
+        let got = file.read_from_start(buf)?;
+        Ok(&buf[..got])
+    }
+}
+
 /// The files of one thread, opened once per look at it.
 pub(super) struct Task {
     syscall: Fd,
@@ -82,11 +184,15 @@ pub(super) struct Task {
 }
 
 impl Task {
-    /// Opens the files of thread `tid` below `/proc/self/task`, open as `tasks`.
-    pub(super) fn open(tasks: &Fd, tid: i32) -> Result<Self, Errno> {
+    /// Opens the files of a thread.
+    pub(super) fn open(tasks: &Tasks, tid: Tid) -> Result<Self, Errno> {
         let mut path = [0; PATH_BYTES];
-        let syscall = sys::open(Some(tasks), task_path(&mut path, tid, "/syscall"))?;
-        let schedstat = sys::open(Some(tasks), task_path(&mut path, tid, "/schedstat")).ok();
+        let mut open = |name| {
+            let path = task_path(&mut path, tid.shown, name);
+            sys::open(Some(&tasks.folder), path)
+        };
+        let syscall = open("/syscall")?;
+        let schedstat = open("/schedstat").ok();
         let mut task = Self {
             syscall,
             schedstat,
@@ -95,10 +201,7 @@ impl Task {
         // A kernel without scheduler statistics has no such file, or shows zeros for ever.
         if !matches!(task.runs_by_schedstat(), Ok(1..)) {
             task.schedstat = None;
-            task.status = Some(sys::open(
-                Some(tasks),
-                task_path(&mut path, tid, "/status"),
-            )?);
+            task.status = Some(open("/status")?);
         }
         Ok(task)
     }
@@ -129,65 +232,62 @@ impl Task {
     }
 }
 
-/// Whether the kernel that shows these files is the one that runs these threads. An emulator of
-/// user programs passes them on from its host, with the emulator's own registers.
-///
-/// A thread that reads its own line sees that very read: its number and a stack pointer just
-/// below its caller's frame.
-pub(super) fn shows_this_machine(tasks: &Fd) -> bool {
-    let tid = sys::gettid();
-    let here = std::ptr::from_ref(&tid).addr() as u64;
-    let line = Task::open(tasks, tid).and_then(|own| own.syscall());
-    let Ok(SyscallLine::Blocked {
-        nr: libc::SYS_pread64,
-        sp,
-        ..
-    }) = line
-    else {
-        return false;
-    };
-    here.checked_sub(sp)
-        .is_some_and(|below| below < OWN_FRAMES_BYTES)
-}
-
-/// Whether thread `tid` blocks signal `signo`, by the `SigBlk` row of its status.
-pub(super) fn blocks_signal(tasks: &Fd, tid: i32, signo: i32) -> Result<bool, Errno> {
-    let mut path = [0; PATH_BYTES];
-    let status = sys::open(Some(tasks), task_path(&mut path, tid, "/status"))?;
-    let mut buf = [0; STATUS_BYTES];
-    let got = status.read_from_start(&mut buf)?;
-    let mask = row(&buf[..got], b"SigBlk:")
-        .and_then(hex)
-        .ok_or(libc::EIO)?;
-    Ok(mask >> (signo - 1) & 1 == 1)
-}
-
-/// Lists the ids of all threads of this process into `tids`.
+/// Lists all threads of this process, which `tasks` shows, into `tids`.
 ///
 /// Every thread that lives through the call is in the list. The kernel walks its list of threads
 /// and ends early, without a word, if the thread that it stands on dies; so a walk counts only if
 /// it fitted into one call and the last thread listed is alive after it: then that thread was
 /// alive when the walk stepped on from it, and what it stepped to was the true end. Gives EAGAIN
 /// if threads die faster than that; the caller tries again.
-pub(super) fn list_threads(tids: &mut Vec<i32>, buf: &mut Vec<u8>) -> Result<(), Errno> {
+pub(super) fn list_threads(
+    tasks: &Tasks,
+    tids: &mut Vec<Tid>,
+    buf: &mut Vec<u8>,
+) -> Result<(), Errno> {
+    let mut shown = Vec::new();
     loop {
-        let tasks = open_tasks()?;
-        let got = tasks.list(buf)?;
+        let folder = open_folder()?;
+        let got = list_whole(&folder, buf)?;
         if got + DIRENT_MAX_BYTES > buf.len() {
             buf.resize(buf.len() * 2, 0);
             continue;
         }
-        tids.clear();
-        tids_of_dirents(&buf[..got], tids);
-        return match tids.last() {
-            Some(&last) if sys::is_alive(last) => Ok(()),
-            _ => Err(libc::EAGAIN),
-        };
+        tids_of_dirents(&buf[..got], &mut shown);
+        break;
+    }
+    tids.clear();
+    for &shown in &shown {
+        match tasks.tid(shown) {
+            Ok(tid) => tids.push(tid),
+            // It has ended since.
+            Err(libc::ENOENT | libc::ESRCH) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    match (tids.last(), shown.last()) {
+        (Some(last), Some(&shown)) if last.shown == shown && sys::is_alive(last.own) => Ok(()),
+        _ => Err(libc::EAGAIN),
     }
 }
 
-/// Opens the folder of this process's threads.
-pub(super) fn open_tasks() -> Result<Fd, Errno> {
+/// Reads the folder to its end, or gives EAGAIN.
+///
+/// With a signal pending the kernel ends the list early and says nothing (`fs/readdir.c`,
+/// `filldir64`): threads that come later would be taken for gone. So signals are blocked, and, since
+/// not all can be, a second call must find nothing left.
+fn list_whole(folder: &Fd, buf: &mut [u8]) -> Result<usize, Errno> {
+    let _blocked = BlockedSignals::new();
+    let got = folder.list(buf)?;
+    if got + DIRENT_MAX_BYTES > buf.len() {
+        return Ok(got);
+    }
+    match folder.list(&mut [0; 4 * DIRENT_MAX_BYTES])? {
+        0 => Ok(got),
+        _ => Err(libc::EAGAIN),
+    }
+}
+
+fn open_folder() -> Result<Fd, Errno> {
     sys::open(None, c"/proc/self/task")
 }
 
@@ -256,6 +356,7 @@ impl StackRuns {
 const OWN_FRAMES_BYTES: u64 = 64 << 10;
 const PATH_BYTES: usize = 32;
 const STATUS_BYTES: usize = 4096;
+const STAT_BYTES: usize = 1024;
 /// A directory entry for a thread id: 19 bytes of head, ten digits, a null byte, rounded up.
 const DIRENT_MAX_BYTES: usize = 64;
 
@@ -289,6 +390,31 @@ fn row<'a>(status: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         .map(<[u8]>::trim_ascii)
 }
 
+/// The ids of the thread with this status text. `NSpid` has one for each PID namespace from that of
+/// `/proc` to the thread's own.
+fn ids(status: &[u8]) -> Option<Tid> {
+    let number = |field: &[u8]| std::str::from_utf8(field).ok()?.parse().ok();
+    let shown = number(row(status, b"Pid:")?)?;
+    let own = match row(status, b"NSpid:") {
+        Some(all) => number(all.rsplit(u8::is_ascii_whitespace).next()?)?,
+        // A kernel without namespaces.
+        None => shown,
+    };
+    Some(Tid { own, shown })
+}
+
+/// Of a thread with this stat text: see [`Tasks::is_in_kernel_for_good`].
+fn never_in_user_code(stat: &[u8]) -> Option<bool> {
+    // include/linux/sched.h; of every worker since threads of the process are workers (5.12).
+    const PF_IO_WORKER: u64 = 0x10;
+    // "(name)" may hold anything but the last bracket.
+    let after_name = stat.iter().rposition(|&byte| byte == b')')? + 1;
+    let mut fields = stat[after_name..].trim_ascii().split(|&byte| byte == b' ');
+    let state = fields.next()?;
+    let flags: u64 = std::str::from_utf8(fields.nth(5)?).ok()?.parse().ok()?;
+    Some(matches!(state, b"Z" | b"X") || flags & PF_IO_WORKER != 0)
+}
+
 fn tids_of_dirents(mut dirents: &[u8], tids: &mut Vec<i32>) {
     // struct linux_dirent64: u64 ino, i64 off, u16 reclen, u8 type, then the name.
     while let Some(&[low, high]) = dirents.get(16..18) {
@@ -320,6 +446,8 @@ fn hex(digits: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    #![expect(unsafe_code, reason = "signals")]
+
     use super::*;
 
     #[test]
@@ -381,6 +509,36 @@ mod tests {
     }
 
     #[test]
+    fn a_thread_has_an_id_in_each_namespace() {
+        let own_and_shown = |status: &[u8]| ids(status).map(|tid| (tid.own, tid.shown));
+        for (status, want) in [
+            ("Pid:\t77\nNSpid:\t77\n", Some((77, 77))),
+            (
+                "Tgid:\t900\nPid:\t901\nNSpid:\t901\t40\t3\n",
+                Some((3, 901)),
+            ),
+            ("Pid:\t77\nPPid:\t1\n", Some((77, 77))),
+            ("NSpid:\t901\t3\n", None),
+            ("Pid:\t77\nNSpid:\t\n", None),
+        ] {
+            assert_eq!(own_and_shown(status.as_bytes()), want, "{status:?}");
+        }
+    }
+
+    #[test]
+    fn threads_that_run_no_user_code_are_known_by_their_stat() {
+        for (stat, want) in [
+            ("81 (iou-sqp-80) S 1 80 80 0 -1 4210704 0 0", Some(true)),
+            ("81 (iou) S 1 (x) R 1 80 80 0 -1 4194368 0 0", Some(false)),
+            ("80 (leader) Z 1 80 80 0 -1 4227084 0 0", Some(true)),
+            ("80 (x) R 1 80 80 0 -1", None),
+            ("80", None),
+        ] {
+            assert_eq!(never_in_user_code(stat.as_bytes()), want, "{stat}");
+        }
+    }
+
+    #[test]
     fn runs_join_adjacent_writable_mappings_only() {
         let mut runs = StackRuns::default();
         runs.parse(
@@ -410,17 +568,54 @@ mod tests {
         assert_eq!(runs.parse(b"zz-1000 rw-p\n"), None);
     }
 
+    /// Signals that come all the time end no list early.
+    #[test]
+    fn threads_are_listed_whole_under_signals() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        const THREADS: usize = 40;
+        extern "C" fn nothing(_: libc::c_int) {}
+        let handler: extern "C" fn(libc::c_int) = nothing;
+        // SAFETY: 1. the handler does nothing.
+        unsafe { libc::signal(libc::SIGURG, handler as libc::sighandler_t) };
+        let tasks = Tasks::open().expect("/proc is there");
+        let (me, done) = (sys::gettid(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    while !done.load(Ordering::Relaxed) {
+                        std::thread::park_timeout(std::time::Duration::from_millis(50));
+                    }
+                });
+            }
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // SAFETY: 1. the signal has a handler.
+                    unsafe { libc::syscall(libc::SYS_tgkill, sys::getpid(), me, libc::SIGURG) };
+                }
+            });
+            let (mut tids, mut buf) = (Vec::new(), vec![0; 64 << 10]);
+            let short = (0..500).find_map(|_| {
+                while list_threads(&tasks, &mut tids, &mut buf) == Err(libc::EAGAIN) {}
+                (tids.len() < THREADS + 2).then_some(tids.len())
+            });
+            done.store(true, Ordering::Relaxed);
+            assert_eq!(short, None, "threads are missing");
+        });
+    }
+
     #[test]
     fn the_kernels_own_files_parse() {
         let (mut tids, mut buf) = (Vec::new(), vec![0; 256]);
-        while list_threads(&mut tids, &mut buf) == Err(libc::EAGAIN) {}
-        assert!(tids.contains(&sys::gettid()), "{tids:?}");
+        let tasks = Tasks::open().expect("/proc is there");
+        while list_threads(&tasks, &mut tids, &mut buf) == Err(libc::EAGAIN) {}
+        let me = tasks.me;
+        assert!(tids.contains(&me), "{tids:?}");
+        assert_eq!((me.own, me.shown), (sys::gettid(), sys::gettid()));
         let mut runs = StackRuns::default();
         assert_eq!(runs.read(&mut buf), Ok(()));
         let here = std::ptr::from_ref(&runs).addr() as u64;
         assert!(runs.end_of(here).is_some_and(|end| end > here));
-        let tasks = open_tasks().expect("/proc is there");
-        let own = Task::open(&tasks, sys::gettid()).expect("own files open");
+        let own = Task::open(&tasks, me).expect("own files open");
         assert!(matches!(
             own.syscall(),
             Ok(SyscallLine::Blocked {
@@ -429,11 +624,13 @@ mod tests {
             })
         ));
         assert!(own.nr_runs().is_ok());
-        assert!(shows_this_machine(&tasks));
-        assert_eq!(
-            blocks_signal(&tasks, sys::gettid(), libc::SIGRTMAX()),
-            Ok(false)
-        );
-        assert_eq!(Task::open(&tasks, i32::MAX).err(), Some(libc::ENOENT));
+        assert_eq!(tasks.shown(), Shown::Ours);
+        assert_eq!(tasks.blocks_signal(me, libc::SIGRTMAX()), Ok(false));
+        assert_eq!(tasks.is_in_kernel_for_good(me), Ok(false));
+        let nobody = Tid {
+            own: i32::MAX,
+            shown: i32::MAX,
+        };
+        assert_eq!(Task::open(&tasks, nobody).err(), Some(libc::ENOENT));
     }
 }

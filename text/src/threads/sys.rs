@@ -1,8 +1,7 @@
 //! The system calls of this module, made directly.
 //!
-//! libc's own functions (`open`, `read`, `nanosleep`) are likely targets of hooks; only the bare
-//! `syscall` is used, and errors are returned as errno values. All of these are
-//! async-signal-safe but for `errno` itself, which the signal handler saves.
+//! libc's own functions (`open`, `read`, `nanosleep`, `syscall`) are likely targets of hooks; all
+//! of these are bare ([`crate::syscall`]), and async-signal-safe.
 
 #![expect(
     unsafe_code,
@@ -12,8 +11,9 @@
 use std::ffi::CStr;
 use std::time::Duration;
 
-/// An errno value.
-pub(super) type Errno = i32;
+use crate::syscall::syscall;
+
+pub(super) use crate::syscall::Errno;
 
 /// A file descriptor of this module, closed on drop.
 pub(super) struct Fd(i32);
@@ -21,7 +21,7 @@ pub(super) struct Fd(i32);
 impl Drop for Fd {
     fn drop(&mut self) {
         // SAFETY: 1. the descriptor is ours alone and is not used after this.
-        unsafe { libc::syscall(libc::SYS_close, self.0) };
+        let _ = unsafe { syscall(libc::SYS_close, [self.0 as usize]) };
     }
 }
 
@@ -29,37 +29,29 @@ impl Fd {
     /// Reads from offset 0 until the buffer is full or the file ends.
     pub(super) fn read_from_start(&self, buf: &mut [u8]) -> Result<usize, Errno> {
         // SAFETY: 1. `buf` is writable for its length (a live `&mut`).
-        let got = unsafe {
-            libc::syscall(
+        unsafe {
+            syscall(
                 libc::SYS_pread64,
-                self.0,
-                buf.as_mut_ptr(),
-                buf.len(),
-                0_i64,
+                [self.0 as usize, start_of(buf), buf.len(), 0],
             )
-        };
-        check(got)
+        }
     }
 
     /// Reads on from where the last read ended.
     pub(super) fn read_on(&self, buf: &mut [u8]) -> Result<usize, Errno> {
         // SAFETY: 1. `buf` is writable for its length (a live `&mut`).
-        let got = unsafe { libc::syscall(libc::SYS_read, self.0, buf.as_mut_ptr(), buf.len()) };
-        check(got)
+        unsafe { syscall(libc::SYS_read, [self.0 as usize, start_of(buf), buf.len()]) }
     }
 
-    /// `getdents64` into `buf`, with all signals blocked: the kernel ends the list early, and says
-    /// nothing, when one is pending (`filldir64`).
+    /// `getdents64` into `buf`.
     pub(super) fn list(&self, buf: &mut [u8]) -> Result<usize, Errno> {
-        let args = [
-            self.0 as usize,
-            buf.as_mut_ptr().expose_provenance(),
-            buf.len(),
-        ];
-        let _whole = crate::sys::BlockedSignals::new();
-        // No function of libc: one that is closed (`detour::window`) would not return here.
         // SAFETY: 1. `buf` is writable for its length (a live `&mut`).
-        unsafe { crate::syscall::syscall(libc::SYS_getdents64, args) }
+        unsafe {
+            syscall(
+                libc::SYS_getdents64,
+                [self.0 as usize, start_of(buf), buf.len()],
+            )
+        }
     }
 }
 
@@ -67,92 +59,84 @@ impl Fd {
 pub(super) fn open(at: Option<&Fd>, path: &CStr) -> Result<Fd, Errno> {
     let at = at.map_or(libc::AT_FDCWD, |fd| fd.0);
     let flags = libc::O_RDONLY | libc::O_CLOEXEC;
+    let args = [
+        at as usize,
+        path.as_ptr().expose_provenance(),
+        flags as usize,
+    ];
     // SAFETY: 1. `path` ends in a null byte (a `CStr`).
-    let fd = unsafe { libc::syscall(libc::SYS_openat, at, path.as_ptr(), flags) };
-    let fd = check(fd)?;
+    let fd = unsafe { syscall(libc::SYS_openat, args) }?;
     i32::try_from(fd).map(Fd).map_err(|_| libc::EBADF)
 }
 
 /// Copies this process's memory at `addr` into `buf`. Unmapped memory ends the copy (a short
 /// count), or is EFAULT if it begins with it; nothing crashes.
 pub(super) fn read_memory(addr: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-    let local = libc::iovec {
-        iov_base: buf.as_mut_ptr().cast(),
-        iov_len: buf.len(),
-    };
-    let remote = libc::iovec {
-        iov_base: std::ptr::without_provenance_mut(addr as usize),
-        iov_len: buf.len(),
-    };
+    let len_bytes = buf.len();
+    let local = [start_of(buf), len_bytes];
+    let remote = [addr as usize, len_bytes];
+    // Not the process: its first thread may have ended, and has no memory then.
+    let tid = gettid() as usize;
+    let (local_at, remote_at) = (
+        local.as_ptr().expose_provenance(),
+        remote.as_ptr().expose_provenance(),
+    );
     // SAFETY:
-    // 1. `local` is writable for its length (a live `&mut`).
+    // 1. Both are an `iovec`: an address and a length. `local` is writable (a live `&mut`).
     // 2. The kernel checks `remote` page by page.
-    let got = unsafe {
-        libc::syscall(
+    unsafe {
+        syscall(
             libc::SYS_process_vm_readv,
-            // Not the process: its first thread may have ended, and has no memory then.
-            gettid(),
-            &raw const local,
-            1_usize,
-            &raw const remote,
-            1_usize,
-            0_usize,
+            [tid, local_at, 1, remote_at, 1, 0],
         )
-    };
-    check(got)
+    }
 }
 
 /// The id of this process, never cached.
 pub(super) fn getpid() -> i32 {
     // SAFETY: 1. takes nothing, changes nothing.
-    unsafe { libc::syscall(libc::SYS_getpid) as i32 }
+    unsafe { syscall(libc::SYS_getpid, []) }.unwrap_or_default() as i32
 }
 
 /// The id of this thread.
 pub(super) fn gettid() -> i32 {
     // SAFETY: 1. takes nothing, changes nothing.
-    unsafe { libc::syscall(libc::SYS_gettid) as i32 }
+    unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or_default() as i32
 }
 
 /// Whether thread `tid` of this process has an id still.
 pub(super) fn is_alive(tid: i32) -> bool {
     // SAFETY: 1. signal 0 is not sent, only checked.
-    let sent = unsafe { libc::syscall(libc::SYS_tgkill, getpid(), tid, 0) };
-    check(sent) != Err(libc::ESRCH)
+    let sent = unsafe { syscall(libc::SYS_tgkill, [getpid() as usize, tid as usize, 0]) };
+    sent != Err(libc::ESRCH)
 }
 
 /// Sleeps this long, or less if a signal comes.
 pub(super) fn pause(time: Duration) {
-    let spec = libc::timespec {
-        tv_sec: time.as_secs() as libc::time_t,
-        tv_nsec: libc::c_long::from(time.subsec_nanos() as i32),
-    };
-    // SAFETY: 1. `spec` lives through the call; a null remainder is allowed.
-    unsafe { libc::syscall(libc::SYS_nanosleep, &raw const spec, 0_usize) };
+    // `struct timespec` of the kernel.
+    let spec = [time.as_secs(), time.subsec_nanos().into()];
+    let spec = spec.as_ptr().expose_provenance();
+    // SAFETY: 1. it lives through the call; a null remainder is allowed.
+    let _ = unsafe { syscall(libc::SYS_nanosleep, [spec, 0]) };
 }
 
-/// The result of a raw system call made through libc.
-pub(super) fn check(ret: libc::c_long) -> Result<usize, Errno> {
-    usize::try_from(ret).map_err(|_| errno())
+fn start_of(buf: &mut [u8]) -> usize {
+    buf.as_mut_ptr().expose_provenance()
 }
 
-/// This thread's `errno`.
+/// This thread's `errno`, for tests of what keeps it.
+#[cfg(test)]
 pub(super) fn errno() -> Errno {
-    let errno = errno_location();
-    // SAFETY: 1. libc's pointer to this thread's errno is always valid.
-    unsafe { *errno }
+    std::io::Error::last_os_error().raw_os_error().unwrap_or(0)
 }
 
 /// Sets this thread's `errno`.
+#[cfg(test)]
 pub(super) fn set_errno(value: Errno) {
-    let errno = errno_location();
+    // SAFETY: 1. takes nothing, changes nothing.
+    let errno = unsafe { libc::__errno_location() };
     // SAFETY: 1. libc's pointer to this thread's errno is always valid.
     unsafe { *errno = value };
-}
-
-fn errno_location() -> *mut Errno {
-    // SAFETY: 1. takes nothing, changes nothing.
-    unsafe { libc::__errno_location() }
 }
 
 #[cfg(test)]

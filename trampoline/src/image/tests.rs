@@ -21,6 +21,7 @@ fn spec<'a>(model: &'a FuncModel, progs: &'a [Prog]) -> ImageSpec<'a> {
         func: FUNC,
         resume: RESUME,
         model,
+        takes_chain: false,
         progs,
         inflight: 0x3000_0000,
         desc: 0x3000_1000,

@@ -26,7 +26,7 @@ use symbols::{Cfa, Row, SavedFrom, Unwind};
 use super::enter;
 use crate::emit::Emit;
 use crate::frame::{Frame, FrameSlot, FrameSpec, FrameWith};
-use crate::guard::{self, OPS_DEPTH_OFF, OPS_NESTED_OFF, OPS_NESTING, OPS_OFF};
+use crate::guard::{self, LEVELS_OFF, OPS_DEPTH_OFF, OPS_NESTED_OFF, OPS_NESTING, OPS_OFF};
 use crate::model::{FuncModel, Loc, Pass, Slot, StackArgs, Upper};
 use crate::prog::{Needs, RetFrom, meta};
 
@@ -320,10 +320,12 @@ impl Gen {
         self.e.add(T5, T5, Tp);
     }
 
-    /// `t4` = the block and eight times `t3`.
+    /// `t4` = the thread's levels and eight times `t3`. `t5` is the block.
     fn nested_place(&mut self) {
-        self.e.insn(insn::slli(T4, T3, rv64::uimm!(3)));
-        self.e.add(T4, T4, T5);
+        self.e.ld(T4, T5, LEVELS_OFF as u32);
+        self.e.insn(insn::slli(T3, T3, rv64::uimm!(3)));
+        self.e.add(T4, T4, T3);
+        self.e.insn(insn::srli(T3, T3, rv64::uimm!(3)));
     }
 
     fn count(&mut self, deep: u64, by: i64, order: Order) {

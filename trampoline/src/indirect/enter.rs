@@ -4,8 +4,8 @@
 
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, SeqCst};
-use std::sync::atomic::compiler_fence;
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU64, compiler_fence};
 
 use super::Front;
 use crate::guard::{self, ThreadBlock};
@@ -26,7 +26,7 @@ pub struct Pin {
 #[derive(Debug)]
 enum Place {
     /// Among the thread's pins.
-    Here(usize),
+    Here(&'static AtomicU64),
     /// Among those that the front counts.
     Counted(Arc<Front>),
 }
@@ -37,14 +37,12 @@ impl Pin {
     pub fn new(front: &Arc<Front>) -> Option<(Pin, u64)> {
         let block = guard::block();
         let known = block.ops.load(Relaxed) != 0 || register_thread() == 0;
-        let free = match block.pins[0].load(Relaxed) {
-            0 => Some(0),
-            _ => block.pins.iter().position(|pin| pin.load(Relaxed) == 0),
-        };
-        let (place, number) = match free.filter(|_| known) {
-            Some(i) => {
-                let hold = |number| block.pins[i].store(number, Relaxed);
-                (Place::Here(i), settle(front, hold)?)
+        let pins = table::levels(block).filter(|_| known).map(|l| &l.pins);
+        let free = pins.and_then(|pins| pins.iter().find(|pin| pin.load(Relaxed) == 0));
+        let (place, number) = match free {
+            Some(pin) => {
+                let hold = |number| pin.store(number, Relaxed);
+                (Place::Here(pin), settle(front, hold)?)
             }
             None => {
                 front.count(1);
@@ -78,9 +76,7 @@ impl Drop for Pin {
     fn drop(&mut self) {
         compiler_fence(SeqCst);
         match &self.place {
-            Place::Here(i) => {
-                guard::block().pins[*i].store(0, std::sync::atomic::Ordering::Release)
-            }
+            Place::Here(pin) => pin.store(0, Release),
             Place::Counted(front) => front.count(-1),
         }
     }

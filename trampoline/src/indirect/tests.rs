@@ -51,13 +51,13 @@ fn a_stub_takes_twelve_instructions() {
         "
         addi sp, sp, -16
         sd ra, 8(sp)
-        ld t1, 192(tp)
+        ld t1, 104(tp)
         bne t1, tp, 70000024
         auipc t1, 0x8
         ld t1, -4(t1)               # 70008008
-        sd t1, 192(tp)
+        sd t1, 104(tp)
         jalr t1
-        sd tp, 192(tp)
+        sd tp, 104(tp)
         ld ra, 8(sp)
         addi sp, sp, 16
         ret
@@ -85,7 +85,7 @@ fn stack_arguments_are_copied_before_the_word_is_looked_at() {
         sd t1, 0(sp)
         ld t1, 40(sp)
         sd t1, 8(sp)
-        ld t1, 192(tp)
+        ld t1, 104(tp)
         ",
     );
     assert_eq!(listing(&made, 16), want);

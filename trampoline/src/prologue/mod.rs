@@ -21,7 +21,9 @@
 //! - *A breakpoint*: a debugger put it there, and takes it away again.
 //! - *A temporary that is read before it is written*: psABI says that there is nothing in it, so
 //!   caller and function follow a convention of their own (millicode, PLT, TLS descriptors, nested
-//!   functions of GNU C), of which our jump and the code behind it know nothing.
+//!   functions of GNU C, `fastcc` of LLVM), of which our jump and the code behind it know nothing.
+//!   Of a static chain (`t2`) that is read on another way than straight on, the image is told, and
+//!   keeps it (`takes_chain`); so it is of a function with a pad.
 //!
 //! A jump from one covered instruction forward to another is no jump from elsewhere: it becomes
 //! one in the copy.
@@ -53,13 +55,14 @@
 //! those that care where they are).
 
 mod jumps;
+mod live;
 mod moved;
 mod refusal;
 mod same;
 #[cfg(test)]
 mod tests;
 
-use rv64::Reg::{self, T1, T3, T4, T5, T6};
+use rv64::Reg::{self, T1, T2, T3, T4, T5, T6};
 use rv64::{Asm, Flow, Label, RegSet, SImm, insn, step};
 
 pub use jumps::Jumps;
@@ -131,7 +134,7 @@ impl Prologue {
     fn new(body: &Body<'_>, jump_bytes: u8) -> Result<Self, Refusal> {
         let covered = moved::cover(body, jump_bytes)?;
         let moved = moved::moved(body, &covered)?;
-        refuse_custom_entry(body)?;
+        refuse_custom_entry(body.entry, body.bytes, RegSet::EMPTY)?;
         let written = |set: RegSet, insn: &Covered| set.union(insn.step.writes);
         let written = covered.iter().fold(RegSet::EMPTY, written);
         Ok(Prologue {
@@ -250,10 +253,11 @@ fn scratch(written: RegSet) -> Option<Reg> {
     SCRATCH.into_iter().find(|&reg| !written.contains(reg))
 }
 
-/// Refuses a function that finds something in a temporary: on the way that leads straight on from
-/// its entry, past branches that are not taken, to the first jump or call.
-fn refuse_custom_entry(body: &Body<'_>) -> Result<(), Refusal> {
-    let (mut rest, mut at, mut written) = (body.bytes, body.entry, RegSet::EMPTY);
+/// Refuses a function that finds something in a temporary: in one of either kind on the way that
+/// leads straight on from its entry, past branches that are not taken, to the first jump or call; in
+/// a floating-point one on any way. `bytes` are those from `entry` on; what is in `kept` may be read.
+pub(crate) fn refuse_custom_entry(entry: u64, bytes: &[u8], kept: RegSet) -> Result<(), Refusal> {
+    let (mut rest, mut at, mut written) = (bytes, entry, kept);
     while let Some(step) = step(rest) {
         let found = step.reads.intersection(RegSet::TEMPORARIES);
         if let Some(reg) = found.without(written).iter().next() {
@@ -266,5 +270,17 @@ fn refuse_custom_entry(body: &Body<'_>) -> Result<(), Refusal> {
         at += u64::from(step.len_bytes);
         rest = rest.get(step.len_bytes.into()..).unwrap_or_default();
     }
+    for (off, found) in live::find(bytes, RegSet::FLOAT_TEMPORARIES) {
+        if let Some(reg) = found.floats().next() {
+            let at = entry + off;
+            return Err(Refusal::CustomFloatEntry { at, reg });
+        }
+    }
     Ok(())
+}
+
+/// Whether the function that has `bytes` finds something in `t2`, on any way: a nested function of
+/// GNU C, which gets its static chain there.
+pub(crate) fn takes_chain(bytes: &[u8]) -> bool {
+    !live::find(bytes, RegSet::of(&[T2])).is_empty()
 }

@@ -1,6 +1,6 @@
 //! Why instructions cannot be moved.
 
-use rv64::Reg;
+use rv64::{FReg, Reg};
 
 /// What stands against moving a function's first instructions. Addresses are of the instruction
 /// that is meant.
@@ -69,6 +69,17 @@ pub enum Refusal {
         at: u64,
         /// The register.
         reg: Reg,
+    },
+    /// The same of a floating-point temporary: LLVM's `fastcc` passes arguments there. Kernel:
+    /// `-EOPNOTSUPP`.
+    #[error(
+        "{at:#x}: reads {reg} before anything is in it: the function has a convention of its own"
+    )]
+    CustomFloatEntry {
+        /// The instruction.
+        at: u64,
+        /// The register.
+        reg: FReg,
     },
     /// The covered instructions write all temporaries, and none is left for the copy. Kernel:
     /// `-EOPNOTSUPP`.

@@ -180,4 +180,20 @@ fn with_steps_in_another_order_it_goes_wrong() {
         world.acts.splice(i + 1..i + 1, opened);
         true
     });
+    // In all steps, those of the way back too: each store finds what the one before it left.
+    must_fail("closed by a trap", |world| {
+        let all = world.acts.iter_mut().chain(&mut world.back);
+        let halves = all.filter_map(|act| match act {
+            Act::Store(halves) => Some(halves),
+            _ => None,
+        });
+        let mut is_closed = false;
+        for half in halves.flatten() {
+            for value in [&mut half.old, &mut half.new] {
+                is_closed |= *value == C_J_0;
+                *value = if *value == C_J_0 { C_EBREAK } else { *value };
+            }
+        }
+        is_closed
+    });
 }
