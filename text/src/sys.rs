@@ -50,6 +50,16 @@ pub(crate) fn io_error(call: &'static str, len_bytes: usize, e: &std::io::Error)
     }
 }
 
+/// What an instruction raises. A thread that blocks one of these dies of it; and every function of
+/// libc may be a trap at some moment ([`crate::detour`]), `memset` for an array of zeros included.
+pub(crate) const FAULTS: [libc::c_int; 5] = [
+    libc::SIGTRAP,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGILL,
+    libc::SIGFPE,
+];
+
 /// Keeps signals from the calling thread while this value lives: all of them, those that libc keeps
 /// for itself included.
 pub(crate) struct BlockedSignals {
@@ -57,6 +67,7 @@ pub(crate) struct BlockedSignals {
 }
 
 impl BlockedSignals {
+    /// Also [`FAULTS`]: what runs meanwhile calls nothing.
     pub(crate) fn new() -> Self {
         let mut before = 0;
         set_signal_mask(u64::MAX, Some(&mut before));

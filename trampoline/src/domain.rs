@@ -160,11 +160,9 @@ impl Trampolines {
     pub unsafe fn attach(&self, wanted: &[Attach]) -> Result<Vec<LinkId>, TrampError> {
         // Outlive the lock.
         let mut leftovers = Leftovers::default();
-        // Asked before anything takes a lock that a change of this thread may hold.
-        if ChangeLock::is_held_here() {
-            return Err(TrampError::Reentered);
-        }
-        let pins = LibPin::of_all(wanted.iter().map(|a| a.func))?;
+        let funcs = wanted.iter().map(|a| a.func);
+        let holders = Self::exclusively(|| text::holders(funcs.clone()))??;
+        let pins = LibPin::of_all(funcs.zip(holders));
         let mut state = self.lock()?;
         let mut plan = Plan::new();
         let mut ids = Vec::new();

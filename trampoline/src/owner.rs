@@ -24,11 +24,6 @@ static OWNER: AtomicI32 = AtomicI32::new(0);
 pub(crate) struct ChangeLock(#[expect(dead_code, reason = "held")] ForkMutexGuard<'static, ()>);
 
 impl ChangeLock {
-    /// Does this thread hold it?
-    pub(crate) fn is_held_here() -> bool {
-        OWNER.load(Ordering::Relaxed) == table::gettid()
-    }
-
     /// Waits for the lock; `None` when this thread holds it already.
     pub(crate) fn enter() -> Option<Self> {
         let me = table::gettid();

@@ -16,7 +16,7 @@ use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use text::{Holder, RxAddr, TextError};
+use text::{Holder, RxAddr};
 
 /// One reference to the library that holds a function; `None` inside: the function is in none, or
 /// in one that cannot be closed.
@@ -30,12 +30,11 @@ unsafe impl Send for LibPin {}
 unsafe impl Sync for LibPin {}
 
 impl LibPin {
-    /// References to the libraries that hold `funcs`, one for all of a library's.
+    /// References to what holds each function, one for all of a library's.
     pub(crate) fn of_all(
-        funcs: impl Iterator<Item = RxAddr> + Clone,
-    ) -> Result<BTreeMap<RxAddr, Arc<Self>>, TextError> {
+        held: impl Iterator<Item = (RxAddr, Holder)>,
+    ) -> BTreeMap<RxAddr, Arc<Self>> {
         let mut pins: BTreeMap<u64, Arc<Self>> = BTreeMap::new();
-        let holders = text::holders(funcs.clone())?;
         let mut pin = |holder| match holder {
             Holder::Stays => Arc::default(),
             Holder::MayGo { name, base } => pins
@@ -43,10 +42,7 @@ impl LibPin {
                 .or_insert_with(|| Arc::new(Self::of(&name)))
                 .clone(),
         };
-        Ok(funcs
-            .zip(holders)
-            .map(|(func, holder)| (func, pin(holder)))
-            .collect())
+        held.map(|(func, holder)| (func, pin(holder))).collect()
     }
 
     fn of(name: &CStr) -> Self {

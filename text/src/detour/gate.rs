@@ -296,11 +296,9 @@ fn open(state: &mut State) -> Result<(), TextError> {
 /// This thread's signals, but for those that it may have to answer.
 fn blocked_signals() -> BlockedSignals {
     let question = threads::question_signal();
-    let faults = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
     // The C library's own: `pthread_cancel`, `setuid`.
     let library = 32..libc::SIGRTMIN();
-    let open = faults.into_iter().chain([libc::SIGTRAP]);
-    BlockedSignals::but(open.chain(question).chain(library))
+    BlockedSignals::but(sys::FAULTS.into_iter().chain(question).chain(library))
 }
 
 fn patches_of(halves: impl Iterator<Item = Half>) -> Result<Vec<WordPatch>, TextError> {

@@ -48,7 +48,7 @@ mod handler {
 
     use crate::detour::table::{self, Found};
     use crate::signal::{self, Action, Cause, Chain};
-    use crate::{insn, threads};
+    use crate::{insn, sys, threads};
 
     static CHAIN: Chain = Chain::new(libc::SIGTRAP);
 
@@ -67,13 +67,7 @@ mod handler {
         Action {
             handler: address(),
             flags: flags as u64,
-            mask: !signal::set_of(&[
-                libc::SIGTRAP,
-                libc::SIGSEGV,
-                libc::SIGBUS,
-                libc::SIGILL,
-                libc::SIGFPE,
-            ]),
+            mask: !signal::set_of(&sys::FAULTS),
         }
     }
 

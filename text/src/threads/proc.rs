@@ -13,7 +13,7 @@
 use std::ffi::CStr;
 
 use super::sys::{self, Errno, Fd};
-use crate::sys::BlockedSignals;
+use crate::sys::{BlockedSignals, FAULTS};
 
 /// One line of `/proc/self/task/TID/syscall`.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -274,9 +274,9 @@ pub(super) fn list_threads(
 ///
 /// With a signal pending the kernel ends the list early and says nothing (`fs/readdir.c`,
 /// `filldir64`): threads that come later would be taken for gone. So signals are blocked, and, since
-/// not all can be, a second call must find nothing left.
+/// not all can be (nor what an instruction raises), a second call must find nothing left.
 fn list_whole(folder: &Fd, buf: &mut [u8]) -> Result<usize, Errno> {
-    let _blocked = BlockedSignals::new();
+    let _blocked = BlockedSignals::but(FAULTS);
     let got = folder.list(buf)?;
     if got + DIRENT_MAX_BYTES > buf.len() {
         return Ok(got);
