@@ -148,15 +148,19 @@ pub(crate) use tick::leave;
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The same when text is given back: there is no other way out than to wait.
 const PATIENCE_BACK: Duration = Duration::from_secs(5);
-/// How long a thread may block SIGTRAP: it may be in a signal handler, between two calls that set
-/// its mask, or starting.
+/// How long a thread may block SIGTRAP at least: it may be in a signal handler, between two calls
+/// that set its mask, or starting.
 const UNBLOCKING: Duration = Duration::from_secs(2);
-/// For how long that is waited for alone. Afterwards changes without traps are tried (`window`).
+/// For how long that is waited for alone, at first. Afterwards changes without traps are tried
+/// (`window`), so many times; then it is waited for again, twice as long.
 const UNBLOCKING_SOON: Duration = Duration::from_millis(50);
+const WINDOWS: usize = 3;
+/// However little of all that a machine that is busy gets done in its time.
+const LEAST_ROUNDS: usize = 3;
 /// How long entries are closed at a time: short for those who wait there, longer if that was not
 /// enough. As long a time, they are open in between.
 const FIRST_WINDOW: Duration = Duration::from_millis(10);
-const LAST_WINDOW: Duration = Duration::from_millis(160);
+const LAST_WINDOW: Duration = Duration::from_millis(320);
 
 /// One function's entry, and where its calls shall go.
 #[derive(Clone, Eq, PartialEq, Debug)]
@@ -288,32 +292,61 @@ type Plans = Vec<(Shape, Script)>;
 
 /// Plans under the text lock, which is held on return; sees to it that traps, if any are to be
 /// laid, are safe: the gate is closed then, and nobody is starting who came by before. Where a
-/// thread goes on blocking SIGTRAP, the change is made without traps: `None`.
+/// thread goes on blocking SIGTRAP, the change is made without traps: `None`. Both ways are tried in
+/// turn, for longer each time: a thread that is starting needs a hart, and so does each look at one.
 fn planned(
     gate: &mut Held,
     plan: impl Fn(&mut State) -> Result<Plans, TextError>,
 ) -> Result<Option<(ForkMutexGuard<'static, State>, Plans)>, TextError> {
     let start = Instant::now();
-    let mut window = FIRST_WINDOW;
-    let mut goes_on_blocking = None;
+    let (mut patience, mut window) = (UNBLOCKING_SOON, FIRST_WINDOW);
+    let mut round = 0;
     loop {
-        if let Some(tid) = goes_on_blocking {
+        round += 1;
+        let tid = match planned_with_traps(gate, &plan, patience)? {
+            Safe::Yes(planned) => return Ok(Some(planned)),
+            Safe::Blocks(tid) => tid,
+        };
+        // No traps, no gate.
+        *gate = Held::new();
+        for _ in 0..WINDOWS {
             let (mut state, plans) = plan_locked(&plan)?;
             if Batch::carry_out_waiting(&mut state, plans, window)?.is_some() {
                 return Ok(None);
             }
             drop(state);
-            if start.elapsed() > UNBLOCKING {
-                return Err(TextError::SigtrapBlocked { tid });
-            }
             std::thread::sleep(window);
             window = LAST_WINDOW.min(2 * window);
-            goes_on_blocking = blocking()?;
-            continue;
         }
+        if round >= LEAST_ROUNDS && start.elapsed() > UNBLOCKING {
+            return Err(TextError::SigtrapBlocked { tid });
+        }
+        patience = patience.saturating_mul(2);
+    }
+}
+
+/// Whether traps can be laid.
+enum Safe {
+    /// Under the lock.
+    Yes((ForkMutexGuard<'static, State>, Plans)),
+    /// Not while this thread blocks SIGTRAP.
+    Blocks(i32),
+}
+
+/// Waits until no thread blocks SIGTRAP, with the gate closed if there is anything to wait for. One
+/// that goes on blocking it is given this patience; where it is another one each time, threads are
+/// on their way out.
+fn planned_with_traps(
+    gate: &mut Held,
+    plan: impl Fn(&mut State) -> Result<Plans, TextError>,
+    patience: Duration,
+) -> Result<Safe, TextError> {
+    let start = Instant::now();
+    let mut since = (0, start);
+    loop {
         let (mut state, plans) = plan_locked(&plan)?;
         if !plans.iter().any(|(_, script)| script.lays_trap()) {
-            return Ok(Some((state, plans)));
+            return Ok(Safe::Yes((state, plans)));
         }
         trap::install()?;
         if gate.close(&mut state, &plans)? == gate::Change::Closed {
@@ -322,17 +355,14 @@ fn planned(
             continue;
         }
         let Some(tid) = blocking()? else {
-            return Ok(Some((state, plans)));
+            return Ok(Safe::Yes((state, plans)));
         };
         drop(state);
-        if start.elapsed() > UNBLOCKING {
-            return Err(TextError::SigtrapBlocked { tid });
+        if since.0 != tid {
+            since = (tid, Instant::now());
         }
-        if start.elapsed() > UNBLOCKING_SOON {
-            // No traps, no gate.
-            *gate = Held::new();
-            goes_on_blocking = Some(tid);
-            continue;
+        if since.1.elapsed() > patience || start.elapsed() > UNBLOCKING {
+            return Ok(Safe::Blocks(tid));
         }
         std::thread::sleep(Duration::from_millis(1));
         // Who has come to the gate meanwhile shall not spin.

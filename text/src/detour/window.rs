@@ -18,7 +18,7 @@
 //! # Waiting threads
 //! | thread | is let go |
 //! | --- | --- |
-//! | a thread that is asked | the question's handler leads it to the detour's target ([`super::leave`]), as a trap would |
+//! | a thread that is asked | the question's handler leads it to the detour's target ([`super::leave`]), as a trap would; it calls no function that may be closed, not even `memset` |
 //! | a thread that blocks all signals, a child of `vfork` | at the end |
 //! | the thread that changes: the C library's functions that it calls (`malloc`, `openat`, `memcpy`) may be what is closed | a timer's signal, a fraction of a millisecond later, leads it to the target |
 //! | the thread that changes waits for a lock, whose holder waits at the entry (`mmap`, in an allocator) | at its deadline the timer's handler itself stores the old heads (`tick`); the change was in vain |

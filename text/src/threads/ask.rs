@@ -43,7 +43,7 @@ use super::frames::{
     UnknownRun,
 };
 use super::proc::StackRuns;
-use super::sys::{self, Errno};
+use super::sys::{self, Errno, Room};
 use crate::signal::{self, Action};
 use crate::syscall::syscall;
 
@@ -317,11 +317,10 @@ fn answer_signal(value: u64, context: &Context<'_>, carry_to: impl FnOnce(u64)) 
         carry_to(there);
         here.pc = there;
     }
-    let mut buf = [0; HANDLER_BUF_BYTES];
-    let answer = question.answer_here(here, &mut buf);
+    let mut buf = Room::<HANDLER_BUF_BYTES>::new();
+    let answer = question.answer_here(here, buf.zeroed());
     // Leave no copy of a frame behind in dead stack, where the next search would find it.
-    buf.fill(0);
-    std::hint::black_box(&mut buf);
+    std::hint::black_box(buf.zeroed());
     let state = match answer {
         Answer::Outside => State::Outside,
         Answer::Inside => State::Inside,
@@ -336,12 +335,12 @@ extern "C" fn on_signal(_signo: c_int, info: *mut libc::siginfo_t, ucontext: *mu
     // SAFETY: 1. it has room for a value whatever its kind; a value that is none of ours names no
     //    open question.
     let value = unsafe { info.si_value() };
-    let mut copy = [0; UCONTEXT_BYTES];
+    let mut copy = Room::<UCONTEXT_BYTES>::new();
     // SAFETY:
-    // 1. The kernel passes a ucontext, which is longer than this.
-    // 2. Nobody else writes it, and `copy` is this function's own.
-    unsafe { ucontext.copy_to_nonoverlapping(copy.as_mut_ptr().cast(), UCONTEXT_BYTES) };
-    if let Some(context) = Context::new(&copy) {
+    // 1. The kernel passes a ucontext, which is longer than this and aligned to 16; nobody else
+    //    writes it.
+    let bytes = unsafe { copy.copy_of(ucontext.cast()) };
+    if let Some(context) = Context::new(bytes) {
         answer_signal(value.sival_ptr.addr() as u64, &context, |there| {
             // SAFETY: 1. the field is inside the ucontext.
             let pc = unsafe { ucontext.byte_add(PC_OFF) };
@@ -361,8 +360,7 @@ extern "C" fn on_signal(_signo: c_int, info: *mut libc::siginfo_t, ucontext: *mu
         });
     }
     // No copy of the frame stays behind in dead stack.
-    copy.fill(0);
-    std::hint::black_box(&mut copy);
+    std::hint::black_box(copy.zeroed());
     // SAFETY: 1. the field is inside the ucontext.
     let uc_link = unsafe { ucontext.byte_add(UC_LINK_OFF) };
     // SAFETY:
