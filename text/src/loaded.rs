@@ -175,8 +175,20 @@ impl Loaded {
             .any(|h| h.flags & libc::PF_X != 0 && self.range_of(h).contains(addr))
     }
 
-    fn loads(&self) -> impl Iterator<Item = &Header> {
+    /// The headers of what is mapped.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = &Header> {
         self.headers.iter().filter(|h| h.kind == libc::PT_LOAD)
+    }
+
+    /// An object of these headers, without a file.
+    #[cfg(test)]
+    pub(crate) fn of_headers(base: u64, headers: Vec<Header>) -> Self {
+        Self {
+            base,
+            path: PathBuf::new(),
+            headers,
+            closed: 0,
+        }
     }
 
     /// Its file cannot be used.

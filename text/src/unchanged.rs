@@ -87,7 +87,7 @@ fn in_file(loaded: &Loaded, range: RxRange, maps: &ProcMaps) -> Option<Vec<u8>> 
 }
 
 /// Whether the file's text is what was loaded; compared once.
-fn is_same(loaded: &Loaded, file: &File, maps: &ProcMaps) -> Option<bool> {
+pub(crate) fn is_same(loaded: &Loaded, file: &File, maps: &ProcMaps) -> Option<bool> {
     let meta = file.metadata().ok()?;
     let stamp = Stamp {
         dev: meta.dev(),

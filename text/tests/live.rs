@@ -13,6 +13,7 @@ mod live {
     pub(crate) mod foreign;
     pub(crate) mod fork;
     pub(crate) mod gate;
+    pub(crate) mod islands;
     pub(crate) mod pads;
     pub(crate) mod park;
     pub(crate) mod threads;
