@@ -48,6 +48,16 @@ impl<'c, F: HookFn> Call<'c, F> {
         self.model
     }
 
+    /// Whether this call is made in a signal handler, as far as can be known: then the closure must not
+    /// wait for what the interrupted code may hold (locks, the allocator).
+    ///
+    /// What tells it is a frame of the kernel on the stack. One that an earlier handler has left in
+    /// a part of the stack that nothing has written to since cannot be told from it, and counts.
+    /// It costs a system call for each kilobyte of stack in use, so it is for closures that would wait.
+    pub fn in_signal_handler(&self) -> bool {
+        text::threads::may_be_in_handler()
+    }
+
     /// The function.
     pub fn func(&self) -> RxAddr {
         self.func

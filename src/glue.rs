@@ -13,6 +13,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use text::RxAddr;
+use trampoline::mark::Of;
 use trampoline::model::FuncModel;
 use trampoline::{Needs, Owner, Prog, ProgFn, ProgKind, ProgState, RetFrom, Traps};
 
@@ -28,6 +29,7 @@ struct Shared<C> {
     model: Arc<FuncModel>,
     state: Arc<ProgState>,
     panics: Arc<Panics>,
+    of: Of,
 }
 
 /// What every closure of one hook has in common.
@@ -36,6 +38,8 @@ pub(crate) struct Site {
     pub(crate) func: RxAddr,
     pub(crate) model: Arc<FuncModel>,
     pub(crate) panics: Arc<Panics>,
+    /// How closures run that are added next.
+    pub(crate) of: Of,
     pub(crate) traps: Traps,
 }
 
@@ -49,6 +53,7 @@ impl Site {
             model: self.model.clone(),
             state: state.clone(),
             panics: self.panics.clone(),
+            of: self.of,
         });
         Prog {
             kind,
@@ -119,7 +124,7 @@ impl<C> Shared<C> {
         self.state.add_run();
         // SAFETY: 1. caller's contract.
         let call = unsafe { Call::<F>::new(ctx, &self.model, self.func) };
-        self.panics.contain(|| body(&self.closure, &call))
+        self.panics.contain(self.of, || body(&self.closure, &call))
     }
 }
 

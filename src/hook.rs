@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use text::RxAddr;
+use trampoline::mark::Of;
 use trampoline::{Attach, EntryKind, LinkId, Prog, ProgKind, ProgState, Traps};
 
 use crate::call::Call;
@@ -77,6 +78,15 @@ impl<F: HookFn> HookBuilder<F> {
         f: impl Fn(F::Args) -> Option<F::Ret> + Send + Sync + 'static,
     ) -> Self {
         self.progs.push(self.site.fmod_ret::<F, _>(f));
+        self
+    }
+
+    /// Closures that are added from here on run *alone*: while one runs, hooked calls on its thread,
+    /// of whatever functions, run no programs and count as [missed](HookStats::missed), whether the
+    /// closure makes them or a signal handler that interrupts it. So what it locks or has half
+    /// changed is met by no other closure of this thread.
+    pub fn alone(mut self) -> Self {
+        self.site.of = Of::Alone;
         self
     }
 

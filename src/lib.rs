@@ -36,7 +36,6 @@
 mod abi;
 pub mod bpf;
 mod call;
-mod cancel;
 mod dispatcher;
 mod error;
 mod exclusive;

@@ -13,8 +13,7 @@ use std::sync::Once;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use trampoline::Trampolines;
-
-use crate::cancel;
+use trampoline::mark::{self, Of};
 
 /// The panics of one hook's closures.
 #[derive(Debug, Default)]
@@ -24,8 +23,6 @@ pub(crate) struct Panics {
 }
 
 thread_local! {
-    /// The hook whose closure this thread runs.
-    static RUNNING: Cell<*const Panics> = const { Cell::new(ptr::null()) };
     /// How far the panics of this thread have come.
     static SEEN: Cell<Seen> = const { Cell::new(Seen::No) };
 }
@@ -53,21 +50,21 @@ impl Panics {
     }
 
     /// Runs a closure's body. `None`: it panicked, and that has been counted.
-    pub(crate) fn contain<R>(&self, body: impl FnOnce() -> R) -> Option<R> {
-        let _no_cancelling = cancel::disable();
-        let outer = RUNNING.replace(self);
-        let result = panic::catch_unwind(AssertUnwindSafe(body));
-        if let Err(payload) = result {
-            self.count.fetch_add(1, Ordering::Relaxed);
-            // A payload's destructor may panic as well.
-            if let Err(second) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-                std::mem::forget(second);
+    #[inline]
+    pub(crate) fn contain<R>(&self, of: Of, body: impl FnOnce() -> R) -> Option<R> {
+        mark::run(ptr::from_ref(self).cast(), of, || {
+            match panic::catch_unwind(AssertUnwindSafe(body)) {
+                Ok(value) => Some(value),
+                Err(payload) => {
+                    self.count.fetch_add(1, Ordering::Relaxed);
+                    // A payload's destructor may panic as well.
+                    if let Err(second) = panic::catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+                        std::mem::forget(second);
+                    }
+                    None
+                }
             }
-            RUNNING.set(outer);
-            return None;
-        }
-        RUNNING.set(outer);
-        result.ok()
+        })
     }
 }
 
@@ -94,18 +91,15 @@ impl Drop for InHook {
 }
 
 fn install() {
-    cancel::find();
+    trampoline::find_cancellation();
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         let _in_hook = InHook(Seen::Unwinds);
         SEEN.set(Seen::InHook);
-        // A pointer to compare, never to follow: the flag below it is reached while the
-        // closure runs, on this very thread.
-        let running = RUNNING.get();
-        if running.is_null() {
+        let Some(running) = mark::running() else {
             return before(info);
-        }
-        if first_report(running) {
+        };
+        if first_report(running.cast()) {
             before(info);
             eprintln!(
                 "rvbpf: the panic above was in a hook's closure; the hooked call goes on. \
@@ -118,7 +112,7 @@ Further panics of this hook are only counted (Hook::stats)."
 #[expect(unsafe_code, reason = "the pointer is of the running closure's hook")]
 fn first_report(running: *const Panics) -> bool {
     // SAFETY:
-    // 1. `contain` set it on this thread and has not returned: its `&self` lives.
+    // 1. `contain` is running with it on this thread: its `&self` lives.
     let panics = unsafe { &*running };
     !panics.reported.swap(true, Ordering::Relaxed)
 }

@@ -12,6 +12,7 @@ use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
 use symbols::Tools;
 use text::{Deadline, Lookup, RxAddr};
 use trampoline::indirect::Workshop;
+use trampoline::mark::Of;
 use trampoline::{FuncModel, TrampError, TrampStats, Trampolines, Traps};
 
 use crate::bpf::{self, BpfProg, Env, LoadError, Options, Program};
@@ -87,6 +88,7 @@ impl Builder {
     /// [`Error::Symbols`] when a file for `perf` cannot be written; [`Error::Tramp`] where hooks
     /// cannot work: not riscv64 Linux, or an emulator whose stale code cannot be dealt with.
     pub fn build(self) -> Result<Runtime, Error> {
+        text::come_before_allocators();
         let packs = Trampolines::exclusively(|| Arc::new(PackAlloc::new(self.config)))?;
         let tramps = Arc::new(Trampolines::new(packs.clone())?.with_tools(self.tools));
         Trampolines::exclusively(|| self.tools.open())??;
@@ -149,7 +151,12 @@ impl Runtime {
     /// again: the call goes straight to the function and counts as
     /// [`missed`](crate::HookStats::missed). So a closure on `malloc` may allocate. Closures on
     /// *other* functions that it calls do run, up to eleven within each other; deeper ones are
-    /// missed. The same holds for a signal handler that interrupts a closure.
+    /// missed. The same holds for a signal handler that interrupts a closure. Closures that must not
+    /// be interrupted by others at all are added behind [`alone`](HookBuilder::alone); whether a call
+    /// is one of a signal handler tells [`Call::in_signal_handler`](crate::Call::in_signal_handler).
+    ///
+    /// A closure that the host's `siglongjmp` leaves is noticed when a hooked call comes that it
+    /// cannot have made, and is over then. Raw programs must not be left.
     pub unsafe fn hook<F: HookFn>(&self, f: F) -> Result<HookBuilder<F>, Error> {
         let model = f.model()?;
         self.begin(f.addr(), model)
@@ -201,6 +208,7 @@ impl Runtime {
             func,
             model,
             panics: Arc::default(),
+            of: Of::Image,
             traps: Traps::Refused,
         };
         Ok(HookBuilder::new(self.clone(), site))

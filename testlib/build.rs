@@ -57,6 +57,7 @@ fn compile_functions() {
     let mut build = compiler();
     build.flag(PAD).files([
         "c/functions.c",
+        "c/left.c",
         "c/nested.c",
         "c/ops.c",
         "c/sites.c",

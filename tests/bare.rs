@@ -1,11 +1,25 @@
 //! What images, signal handlers and glue can reach calls no function of the C library.
 //!
 //! Any of these may be hooked: a call of it would run a program inside the runtime's own handler,
-//! or recurse until the stack ends. The modules' sources are read; `memcpy`, `memmove`, `memset` and
-//! `memcmp`, which the compiler calls by itself, are not seen by this.
+//! or recurse until the stack ends. The modules' sources are read; what the compiler calls by
+//! itself (`memcpy`, `memset`) is seen in the program that it has made, on riscv64 (`bare/program.rs`).
+#![cfg_attr(
+    target_arch = "riscv64",
+    expect(
+        unsafe_code,
+        reason = "hooks a function, so that the linker keeps what that needs"
+    )
+)]
+
+#[cfg(target_arch = "riscv64")]
+#[path = "bare/graph.rs"]
+mod graph;
+#[cfg(target_arch = "riscv64")]
+#[path = "bare/program.rs"]
+mod program;
 
 /// The modules, and what they may call all the same.
-const MODULES: [(&str, &str, &[&str]); 19] = [
+const MODULES: [(&str, &str, &[&str]); 20] = [
     (
         "guard",
         include_str!("../trampoline/src/guard.rs"),
@@ -79,7 +93,8 @@ const MODULES: [(&str, &str, &[&str]); 19] = [
         ],
     ),
     ("glue", include_str!("../src/glue.rs"), &[]),
-    ("cancel", include_str!("../src/cancel.rs"), &[]),
+    ("mark", include_str!("../trampoline/src/mark.rs"), &[]),
+    ("cancel", include_str!("../trampoline/src/cancel.rs"), &[]),
     ("faults", include_str!("../src/bpf/faults.rs"), &[]),
 ];
 

@@ -110,13 +110,17 @@ type Handler = unsafe extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut libc
 
 /// Installs a handler of SIGSEGV; what was there before.
 fn install(handler: Handler) -> libc::sigaction {
+    install_for(libc::SIGSEGV, handler)
+}
+
+fn install_for(signal: libc::c_int, handler: Handler) -> libc::sigaction {
     // SAFETY: 1. all zeros is an action.
     let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
     action.sa_sigaction = handler as *const () as usize;
     action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
     let mut before = action;
     // SAFETY: 1. both are live, and the handlers of this file are async-signal-safe.
-    let rc = unsafe { libc::sigaction(libc::SIGSEGV, &raw const action, &raw mut before) };
+    let rc = unsafe { libc::sigaction(signal, &raw const action, &raw mut before) };
     assert_eq!(rc, 0);
     before
 }
@@ -182,6 +186,148 @@ fn slow_a_million_faults_between_the_handlers_of_the_host() {
         (seen(&SEEN_FIRST), seen(&SEEN_LAST)),
         (1, THREADS * EACH as u64 + 1)
     );
+}
+
+/// Faults and signals that came to the handlers of the test below.
+static SEEN_LATER: AtomicU64 = AtomicU64::new(0);
+static SEEN_LATEST: AtomicU64 = AtomicU64::new(0);
+
+/// Hands nothing on. A fault is mended by a page where there was none to be had.
+unsafe extern "C" fn later(_: libc::c_int, info: *mut libc::siginfo_t, _: *mut libc::c_void) {
+    SEEN_LATER.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: 1. the kernel passes it.
+    let code = unsafe { (*info).si_code };
+    if code > 0 {
+        let page = GUARDED.load(Ordering::Relaxed);
+        map_over(page, libc::PROT_READ);
+    }
+}
+
+/// Hands on to what it found, which is the runtime's.
+unsafe extern "C" fn latest(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    SEEN_LATEST.fetch_add(1, Ordering::Relaxed);
+    // SAFETY: 1. set before this handler can be asked, and never freed.
+    let before = unsafe { &*BEFORE_LAST.load(Ordering::Acquire) };
+    // SAFETY: 1. what was there before is the runtime's handler, which is of this kind.
+    let handler = unsafe { std::mem::transmute::<usize, Handler>(before.sa_sigaction) };
+    // SAFETY: 1. the kernel's own arguments.
+    unsafe { handler(signal, info, context) };
+}
+
+/// A private page of zeros, at `at` if that is not null.
+fn map_over(at: *mut libc::c_void, prot: libc::c_int) -> *mut libc::c_void {
+    let fixed = if at.is_null() { 0 } else { libc::MAP_FIXED };
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | fixed;
+    // SAFETY: 1. a new mapping, or one over a page of the test's own.
+    let page = unsafe { libc::mmap(at, PAGE_BYTES, prot, flags, -1, 0) };
+    assert_ne!(page, libc::MAP_FAILED);
+    page
+}
+
+/// A page behind the end of its file: to touch it is a SIGBUS.
+fn page_behind_the_end() -> *mut libc::c_void {
+    // SAFETY: 1. a name that ends.
+    let fd = unsafe { libc::memfd_create(c"empty".as_ptr(), 0) };
+    assert!(fd >= 0);
+    // SAFETY: 1. a new mapping at an address of the kernel's choice.
+    let page = unsafe {
+        libc::mmap(
+            ptr::null_mut(),
+            PAGE_BYTES,
+            libc::PROT_READ,
+            libc::MAP_PRIVATE,
+            fd,
+            0,
+        )
+    };
+    assert_ne!(page, libc::MAP_FAILED);
+    page
+}
+
+/// `fentry` of a function: adds up what a probing load of `NOWHERE` is.
+fn nowhere_probed() -> Program {
+    program(&[
+        alu(AluOp::Mov, R1, Operand::Imm(NOWHERE as i32)),
+        load(Fault::Zero, Size::Dw, Extend::Zero, R0, R1),
+        Op::Exit,
+    ])
+}
+
+/// Handlers that the host installs after ours: ours is the first again with the next program that
+/// is loaded or attached, and theirs get the rest, whether they hand on or not.
+fn handlers_that_come_later(signal: libc::c_int, page: fn() -> *mut libc::c_void) {
+    let seen = || {
+        let seen = [&SEEN_LATER, &SEEN_LATEST].map(|count| count.swap(0, Ordering::Relaxed));
+        (seen[0], seen[1])
+    };
+    let probes = |progs: &[&BpfProg]| {
+        let page = page();
+        for prog in progs {
+            assert_eq!(run(prog, NOWHERE), 0);
+            assert_eq!(run(prog, page as u64), 0);
+        }
+    };
+    let faults_and_is_told = || {
+        let page = page();
+        GUARDED.store(page, Ordering::Relaxed);
+        // SAFETY: 1. the handler makes the page readable.
+        assert_eq!(unsafe { page.cast::<u64>().read_volatile() }, 0);
+        // SAFETY: 1. there is a handler.
+        assert_eq!(unsafe { libc::raise(signal) }, 0);
+    };
+    let early = compiled(&probing(3));
+    probes(&[&early]);
+
+    // It hands nothing on. The next program that is loaded sees to it.
+    install_for(signal, later);
+    let second = compiled(&probing(3));
+    probes(&[&early, &second]);
+    assert_eq!(seen(), (0, 0));
+    faults_and_is_told();
+    assert_eq!(seen(), (2, 0));
+
+    // It hands on to ours, which must not hand it back.
+    let before = Box::leak(Box::new(install_for(signal, latest)));
+    BEFORE_LAST.store(before, Ordering::Release);
+    probes(&[&early]);
+    let (_, handed_on) = seen();
+    assert!(handed_on > 0, "until then it comes first, and hands on");
+    let third = compiled(&probing(3));
+    probes(&[&early, &second, &third]);
+    assert_eq!(seen(), (0, 0));
+    faults_and_is_told();
+    assert_eq!(seen(), (2, 2));
+
+    // Attaching a program that was loaded before is enough, too.
+    let rt = Runtime::new().unwrap();
+    let prog = rt.load(&nowhere_probed(), &Env::new()).unwrap();
+    install_for(signal, later);
+    // SAFETY: 1. the function is of this type.
+    let hooked = unsafe { rt.hook(testlib::functions::tl_add2 as Add2) }.unwrap();
+    // SAFETY: 1. it looks at nothing.
+    let hooked = unsafe { hooked.raw(prog.fentry()) }.attach().unwrap();
+    assert_eq!(testlib::functions::tl_add2(20, 3), 23);
+    probes(&[&early]);
+    assert_eq!(seen(), (0, 0));
+    hooked.detach().unwrap();
+    faults_and_is_told();
+    assert_eq!(seen(), (2, 0));
+}
+
+type Add2 = extern "C" fn(libc::c_int, libc::c_int) -> libc::c_int;
+
+#[test]
+fn handlers_of_sigsegv_that_come_later() {
+    handlers_that_come_later(libc::SIGSEGV, || map_over(ptr::null_mut(), libc::PROT_NONE));
+}
+
+#[test]
+fn handlers_of_sigbus_that_come_later() {
+    handlers_that_come_later(libc::SIGBUS, page_behind_the_end);
 }
 
 /// A load that is not marked is the process's own fault, and the program is named.

@@ -14,6 +14,8 @@ mod flushes;
 mod limits;
 #[path = "errors/others.rs"]
 mod others;
+#[path = "errors/probes.rs"]
+mod probes;
 #[path = "errors/sites.rs"]
 mod sites;
 #[path = "errors/words.rs"]

@@ -4,6 +4,10 @@
 #![expect(unsafe_code, reason = "C functions of the host, and hooks of them")]
 
 mod common;
+#[path = "ground/contract.rs"]
+mod contract;
+#[path = "ground/left.rs"]
+mod left;
 
 use std::ffi::{c_int, c_void};
 use std::hint::black_box;

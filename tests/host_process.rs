@@ -11,6 +11,8 @@ mod common;
 mod hosts;
 #[path = "host_process/limits.rs"]
 mod limits;
+#[path = "host_process/others.rs"]
+mod others;
 #[path = "host_process/threads.rs"]
 mod threads;
 

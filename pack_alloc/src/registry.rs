@@ -8,13 +8,13 @@
 //! Lock order: this one, then `text`'s. Handlers that run before a fork run in the reverse order
 //! of their registration, so `text`'s must be registered before these. All are registered by
 //! constructors when the program is loaded, in the order of the numbers of their sections
-//! (`text/src/fork.rs` says why not later); whoever calls this crate with a lock of their own held
+//! (`text/src/fork.rs` says why not later); a crate that calls this one with a lock of its own held
 //! takes a greater number than this one's.
 //!
 //! The memory itself is `text`'s matter: the child has its own copy at the same addresses, so
 //! this table holds for the child as it stands.
 //!
-//! Key function: [`lock`]. Source: `pthread_atfork(3)`.
+//! Key function: [`lock`]. Neighbour: `text/src/fork.rs`, which calls the handlers.
 
 #![expect(
     unsafe_code,
@@ -25,7 +25,7 @@ use std::collections::BTreeMap;
 use std::mem;
 
 use parking_lot::lock_api::RawMutex as _;
-use text::{ForkMutex, ForkMutexGuard, RawForkMutex};
+use text::{ForkHandlers, ForkMutex, ForkMutexGuard, RawForkMutex, at_fork};
 
 use crate::alloc::State;
 
@@ -48,18 +48,20 @@ pub(crate) fn lock() -> ForkMutexGuard<'static, Registry> {
 static WHEN_LOADED: extern "C" fn() = when_loaded;
 
 extern "C" fn when_loaded() {
-    // SAFETY: 1. the handlers live as long as the process; the crate is never unloaded while
-    //    its code is in use. A failure (no memory) leaves forks unprotected, no more.
-    unsafe {
-        libc::pthread_atfork(Some(before_fork), Some(after_fork), Some(after_fork));
-    }
+    at_fork(&HANDLERS);
 }
 
-unsafe extern "C" fn before_fork() {
+static HANDLERS: ForkHandlers = ForkHandlers {
+    before: before_fork,
+    in_parent: after_fork,
+    in_child: after_fork,
+};
+
+fn before_fork() {
     mem::forget(ALL.lock());
 }
 
-unsafe extern "C" fn after_fork() {
+fn after_fork() {
     // SAFETY: 1. `before_fork` has locked it, on this thread or on the one that this is a copy
     //    of, and forgot the guard.
     unsafe { ALL.force_unlock() };

@@ -13,8 +13,9 @@
 //! What is not found goes to the handler that was there before; if there was none, the process
 //! dies of its fault, after a line that names the program if it was one. The handler is installed
 //! with the first program that has such accesses, and put before what the host has installed since
-//! with each further one ([`text::signal::Chain`]). Between the two a handler of the host comes
-//! first, and is expected to hand on what is not its own, as usual.
+//! with each further one, and whenever such a program is made ready to be attached
+//! ([`text::signal::Chain`]). Between the two a handler of the host comes first, and is expected to
+//! hand on what is not its own, as usual.
 //!
 //! What it cannot do: a thread that has the signal blocked, or is in a handler of it that was
 //! installed without SA_NODEFER, dies of the fault (the kernel asks nobody then). A handler from
@@ -127,12 +128,17 @@ impl Slot {
     }
 }
 
+/// Installs the handler, or puts it before what the host has installed since. Under the change lock.
+pub(crate) fn come_first() {
+    handler::install();
+}
+
 impl Registered {
     /// Makes the handler know a program, which begins to run after this. Installs the handler if
     /// the program has accesses that may fault.
     pub(crate) fn new(name: &str, range: RxRange, probes: Vec<Probe>) -> Self {
         if !probes.is_empty() {
-            handler::install();
+            come_first();
         }
         let slot = free_slot();
         let table = Box::into_raw(Box::new(Table {

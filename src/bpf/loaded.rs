@@ -17,7 +17,7 @@ use super::array::{self, BudgetKind, Slots, kind_of};
 use super::dump::Compiled;
 use super::env::Env;
 use super::error::{LoadError, Stop};
-use super::faults::Registered;
+use super::faults::{self, Registered};
 use super::jit::{Blind, Budget, Linked, Plan};
 use super::objects::Objects;
 use super::program::Program;
@@ -119,6 +119,8 @@ struct Code {
     compiled: Compiled,
     /// Where tail calls arrive.
     inner: u64,
+    /// It has accesses that may fault.
+    may_fault: bool,
     budget: Option<Budget>,
     /// Runs that the budget has ended. The code counts.
     stops: Box<AtomicU64>,
@@ -174,6 +176,7 @@ impl BpfProg {
             buf.rw()[off..off + len_bytes].copy_from_slice(&bytes);
             let pack = packs.finalize(buf)?;
             let rx = RxRange::new(start, len_bytes);
+            let may_fault = !probes.is_empty();
             let known = Registered::new(program.name(), rx, probes);
             let compiled = Compiled::new(program, start, bytes, places);
             let published = symbols::publish(&compiled, runtime.tools());
@@ -183,6 +186,7 @@ impl BpfProg {
                 rx,
                 compiled,
                 inner,
+                may_fault,
                 budget: options.budget,
                 stops,
                 _arrays: env
@@ -303,6 +307,10 @@ impl BpfProg {
     }
 
     fn raw(&self, kind: ProgKind) -> RawProg {
+        if self.code.may_fault {
+            // The host may have installed handlers since it was loaded.
+            Trampolines::locked(faults::come_first);
+        }
         let entry = std::ptr::with_exposed_provenance::<()>(self.rx().start.get() as usize);
         // SAFETY:
         // 1. The code begins with an `extern "C"` function that looks at its first arguments.

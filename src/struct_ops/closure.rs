@@ -12,6 +12,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use trampoline::indirect::MemberProg;
+use trampoline::mark::Of;
 use trampoline::model::{FuncModel, Pass};
 use trampoline::{Needs, Owner, RetFrom};
 
@@ -54,7 +55,7 @@ where
     let shared = unsafe { &*(cookie as *const Shared<C>) };
     // SAFETY: 1. the context of a call of a member of this type.
     let args = unsafe { F::args(ctx, &shared.model) };
-    match shared.panics.contain(|| (shared.closure)(args)) {
+    match shared.panics.contain(Of::Member, || (shared.closure)(args)) {
         // SAFETY: 1. the context has the return slots of the model.
         Some(value) => unsafe { F::set_ret(ctx, &shared.model, &value) },
         // SAFETY: as above.

@@ -110,6 +110,14 @@ unsafe extern "C" {
     pub safe fn tl_setjmp_rounds(rounds: c_long) -> c_long;
     /// Calls `getcontext`, which returns `rounds + 1` times: so many.
     pub safe fn tl_getcontext_rounds(rounds: c_long) -> c_long;
+    /// Calls `f` while a handler of `signo`, with these flags, leaves it by `siglongjmp`. The signal
+    /// that came; 0: none.
+    pub fn tl_left_by_signal(
+        signo: c_int,
+        flags: c_int,
+        f: extern "C-unwind" fn(*mut c_void) -> c_long,
+        arg: *mut c_void,
+    ) -> c_int;
     /// What a child of `vfork` has exited with: `code`.
     pub safe fn tl_vfork_exits(code: c_int) -> c_long;
     /// Calls its nested function `tl_inner.0` twice: `100 * (a + 2 * x + 1) + a + 2 * x + 1`.

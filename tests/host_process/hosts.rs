@@ -1,9 +1,10 @@
 //! Daemons, roots, namespaces, other users, filters of system calls.
 
-use std::ffi::{CString, c_long};
+use std::ffi::{CStr, c_long};
 use std::fs;
 use std::io;
 use std::path::PathBuf;
+use std::ptr;
 
 use crate::common::{checked, in_child, serial, wait_for};
 use crate::{Answer, Hooks, exit_process, workload};
@@ -168,6 +169,16 @@ fn a_pid_namespace_with_the_outer_proc() {
     in_child(|| in_pid_namespace(|| Answer::WorksOrRefused(&["/proc"]).check(workload()))).join();
 }
 
+/// Mounts `/proc` anew, with these options, in the mount namespace of this process alone.
+fn mount_proc(options: &CStr) {
+    let (private, none) = (libc::MS_REC | libc::MS_PRIVATE, ptr::null());
+    // SAFETY: 1. strings that end in a null byte; this namespace is the child's own.
+    checked(unsafe { libc::mount(none, c"/".as_ptr(), none, private, none.cast()) });
+    let (at, kind) = (c"/proc".as_ptr(), c"proc".as_ptr());
+    // SAFETY: 1. as above.
+    checked(unsafe { libc::mount(kind, at, kind, 0, options.as_ptr().cast()) });
+}
+
 #[test]
 fn a_pid_namespace_with_its_own_proc() {
     let _one = serial();
@@ -176,13 +187,7 @@ fn a_pid_namespace_with_its_own_proc() {
     }
     in_child(|| {
         in_pid_namespace(|| {
-            let proc = CString::new("proc").unwrap();
-            let (private, none) = (libc::MS_REC | libc::MS_PRIVATE, std::ptr::null());
-            // SAFETY: 1. strings that end in a null byte; this namespace is the child's own.
-            checked(unsafe { libc::mount(none, c"/".as_ptr(), none, private, none.cast()) });
-            let at = c"/proc".as_ptr();
-            // SAFETY: 1. as above.
-            checked(unsafe { libc::mount(proc.as_ptr(), at, proc.as_ptr(), 0, none.cast()) });
+            mount_proc(c"");
             Answer::Works.check(workload());
         });
     })
@@ -224,6 +229,33 @@ fn another_user_and_not_dumpable_afterwards() {
         Answer::Works.check(hooks.end());
     })
     .join();
+}
+
+/// `/proc` shows a user no processes of others. A process always sees itself there, whatever user
+/// it is: the kernel asks whether one may trace the other, which threads of one process may
+/// (`kernel/ptrace.c`, `__ptrace_may_access`).
+#[test]
+fn another_user_and_a_proc_that_hides_processes() {
+    let _one = serial();
+    if !is_root() {
+        return;
+    }
+    for options in [c"hidepid=2", c"hidepid=4,subset=pid"] {
+        in_child(|| {
+            println!("/proc with {options:?}");
+            // SAFETY: 1. no preconditions.
+            checked(unsafe { libc::unshare(libc::CLONE_NEWNS) });
+            mount_proc(options);
+            let hooks = Hooks::attach().unwrap();
+            become_nobody();
+            let other = fs::metadata("/proc/1");
+            assert!(other.is_err(), "another process is shown");
+            hooks.call();
+            hooks.end().unwrap();
+            Answer::Works.check(workload());
+        })
+        .join();
+    }
 }
 
 /// Answers EPERM to these system calls, and allows the rest.

@@ -9,7 +9,7 @@
 //! | [`DirectReturn::SharedStack`] | `vfork` | the child's return takes the parent's frame down |
 //! | [`DirectReturn::LooksAtCaller`] | `dlopen`, `dlsym`, … | it serves the object that called it, and finds none |
 //! | [`DirectReturn::Unwinder`] | `_Unwind_Resume`, `__cxa_throw`, … | it unwinds into the hook, which unwinds by it |
-//! | [`DirectReturn::OwnUnwinder`] | all of an object with an unwinder of its own | that unwinder knows no frames but those of objects |
+//! | [`DirectReturn::OwnUnwinder`] | all of an object, or of a `dlmopen` namespace, with an unwinder of its own | that unwinder knows no frames but those of objects |
 //!
 //! They are known by the addresses that their names have in the object that defines them: so
 //! aliases, versions and stubs are found, however a function was asked for. An object has an
@@ -36,7 +36,7 @@ pub enum DirectReturn {
     LooksAtCaller,
     /// It unwinds the stack that it is called on.
     Unwinder,
-    /// Its object brings an unwinder, which is not told of images.
+    /// Its object, or its namespace, brings an unwinder, which is not told of images.
     OwnUnwinder,
 }
 
@@ -50,8 +50,8 @@ impl DirectReturn {
             Self::LooksAtCaller => "finds out by its return address which object has called it",
             Self::Unwinder => "unwinds the stack that it is called on",
             Self::OwnUnwinder => {
-                "is in an object with an unwinder of its own (-static-libgcc), which does not know \
-                 the frames of hooks"
+                "is in an object, or a namespace (dlmopen), with an unwinder of its own, which does \
+                 not know the frames of hooks"
             }
         }
     }

@@ -15,7 +15,6 @@
 //! sources, `cache` keeps what is made of them, `func` answers with it.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -27,6 +26,7 @@ use crate::caller::DirectReturns;
 use crate::dynamic::{self, Dynamic, RawSymbol, Slot};
 use crate::eh_frame::{self, Fde, Start};
 use crate::error::TextError;
+use crate::file;
 use crate::func::{Convention, FuncKind};
 use crate::loaded::Loaded;
 use crate::object::{STO_RISCV_VARIANT_CC, with_file};
@@ -271,7 +271,7 @@ impl Symbol {
 
 /// The symbols of the file.
 fn local_symbols(loaded: &Loaded, maps: &ProcMaps) -> Result<Vec<Symbol>, TextError> {
-    let file = File::open(&loaded.path).map_err(|e| loaded.io_error(&e))?;
+    let file = file::open(loaded, maps)?;
     with_file(loaded, &file, maps, |elf| {
         let symbols = elf.symbols().filter_map(|symbol| {
             let SymbolFlags::Elf {

@@ -356,6 +356,17 @@ pub enum TextError {
         /// The bytes in memory.
         found: [u8; 8],
     },
+    /// The page that would be replaced has a breakpoint that is not in its file: a probe of the
+    /// kernel (uprobe), which is known by file and offset, and would kill the process on a page that
+    /// is not the file's. Kernel: `-EBUSY`.
+    #[error(
+        "there is a breakpoint of others at {at}, on the page of the code to be changed (a uprobe \
+         of perf, bpftrace or systemtap?); it would be lost and kill the process: take it away first"
+    )]
+    BreakpointOnPage {
+        /// The breakpoint.
+        at: RxAddr,
+    },
     /// What a detour says that it covers does not fit the code: not whole instructions, or fewer
     /// bytes than its jump has. Kernel: `-EINVAL`.
     #[error(

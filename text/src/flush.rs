@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use crate::addr::RxRange;
 use crate::error::TextError;
+use crate::syscall::Errno;
 
 /// Whose instruction fetches a flush makes coherent.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -54,9 +55,14 @@ static MODE: AtomicU8 = AtomicU8::new(0);
 /// [`TextError::Flush`] with the kernel's errno (some seccomp filters refuse this call). On hosts
 /// other than riscv64 there is nothing to flush, and it succeeds.
 pub fn flush_icache(range: RxRange, scope: FlushScope) -> Result<(), TextError> {
+    flush_bare(range, scope).map_err(|errno| TextError::Flush { errno })
+}
+
+/// The same where no function of libc may be called: to move a [`TextError`] is a `memcpy`.
+pub(crate) fn flush_bare(range: RxRange, scope: FlushScope) -> Result<(), Errno> {
     FLUSHES.fetch_add(1, Ordering::Relaxed);
     if is_refused() {
-        return Err(TextError::Flush { errno: libc::EPERM });
+        return Err(libc::EPERM);
     }
     flush_raw(range, scope)
 }
@@ -80,7 +86,7 @@ fn is_refused() -> bool {
 }
 
 #[cfg(target_arch = "riscv64")]
-fn flush_raw(range: RxRange, scope: FlushScope) -> Result<(), TextError> {
+fn flush_raw(range: RxRange, scope: FlushScope) -> Result<(), Errno> {
     /// The `libc` crate does not have it.
     const SYS_RISCV_FLUSH_ICACHE: u64 = 259;
     let mut a0 = range.start.get();
@@ -100,15 +106,13 @@ fn flush_raw(range: RxRange, scope: FlushScope) -> Result<(), TextError> {
     }
     match a0 as i64 {
         0 => Ok(()),
-        refused => Err(TextError::Flush {
-            errno: -refused as i32,
-        }),
+        refused => Err(-refused as Errno),
     }
 }
 
 #[cfg(not(target_arch = "riscv64"))]
 #[expect(clippy::unnecessary_wraps, reason = "the same interface as on riscv64")]
-fn flush_raw(_: RxRange, _: FlushScope) -> Result<(), TextError> {
+fn flush_raw(_: RxRange, _: FlushScope) -> Result<(), Errno> {
     Ok(())
 }
 
@@ -169,6 +173,10 @@ mod self_test {
         [0x0000_0017, n << 20 | 0x513, 0x0000_8067]
     }
 
+    fn flush(rx: RxRange) -> Result<(), TextError> {
+        flush_raw(rx, FlushScope::Process).map_err(|errno| TextError::Flush { errno })
+    }
+
     struct Probe {
         file: File,
         /// Before its memory, which it must not outlive.
@@ -200,7 +208,7 @@ mod self_test {
             for (i, word) in returns(n).into_iter().enumerate() {
                 self.view.store_u32(4 * i, word);
             }
-            flush_raw(self.rx, FlushScope::Process)
+            flush(self.rx)
         }
 
         fn call(&self) -> u64 {
@@ -237,7 +245,7 @@ mod self_test {
         for n in 3..10 {
             probe.store(n)?;
             sys::mmap_rx_over(probe.rx, &probe.file, 0, Sharing::Shared)?;
-            flush_raw(probe.rx, FlushScope::Process)?;
+            flush(probe.rx)?;
             if (0..10).any(|_| probe.call() != u64::from(n)) {
                 return Err(TextError::UnsupportedHost {
                     reason: "changed code stays stale after a flush and after mapping it anew",

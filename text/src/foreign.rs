@@ -22,12 +22,24 @@
 //! A page that we believe is ours is checked at every use, by device, inode and offset: a library
 //! may have been unloaded and another mapped there.
 //!
-//! Key type: [`Foreign`]. Neighbours: `state`, `memory`, `txn`, `proc_maps`. Source: `mmap(2)`.
+//! # Probes of others on the page
+//! The kernel knows its probes (uprobes) by file and offset. On a page that is not the file's any
+//! more their breakpoints belong to nothing, and the next call of *that* function would die of
+//! SIGTRAP. So what has been copied is looked through ([`breakpoints`]) before it replaces the page,
+//! and with a breakpoint that is not in the file the change is refused. A debugger's breakpoints,
+//! which it knows by their addresses, go on to work: a process that is traced is not refused.
+//!
+//! A uprobe that is set *later* does not come onto a page that has been replaced: it never fires
+//! there in this process, and does no harm.
+//!
+//! Key type: [`Foreign`]. Neighbours: `state`, `memory`, `breakpoints`, `txn`, `proc_maps`. Source:
+//! `mmap(2)`; kernel `kernel/events/uprobes.c` (`build_map_info`, `handle_swbp`).
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 
 use crate::addr::{RxAddr, RxRange};
+use crate::breakpoints;
 use crate::error::TextError;
 use crate::flush::{self, FlushScope, SyncMode, flush_icache};
 use crate::memory::{Descriptor, RwView, TextMemory};
@@ -124,8 +136,8 @@ impl Foreign {
     /// Replaces pages (sorted, each once, private text) by copies of themselves.
     ///
     /// On an error some of them may have been replaced; they hold what they held, and the others
-    /// are what they were.
-    pub(crate) fn adopt(&mut self, pages: &[RxAddr]) -> Result<(), TextError> {
+    /// are what they were. `maps` is what is mapped now.
+    pub(crate) fn adopt(&mut self, pages: &[RxAddr], maps: &ProcMaps) -> Result<(), TextError> {
         let page_bytes = region::page::size();
         let len_bytes = pages.len() * page_bytes;
         let descriptor = match flush::sync_mode()? {
@@ -143,6 +155,9 @@ impl Foreign {
         let mut off = 0;
         for run in &runs {
             view.copy_from_text(off, *run);
+            let word = |at: usize| view.load_u32(off + at);
+            let is_ours = |at| self.spot_of(at, maps).is_some();
+            breakpoints::check(*run, word, maps, is_ours)?;
             off += run.len_bytes;
         }
         drop(view);
@@ -211,7 +226,7 @@ impl Foreign {
         if ours.is_empty() {
             return Ok(());
         }
-        self.adopt(&ours)
+        self.adopt(&ours, &maps)
     }
 }
 

@@ -18,12 +18,30 @@
 //! Handlers of `pthread_atfork` hold the locks of this crate while the memory is copied, and give
 //! them back on both sides: no change is under way then. A lock is a futex word
 //! ([`crate::sync`]), so the child can release it whoever waited for it in the parent. The handlers
-//! allocate nothing and free nothing: an allocator may hold its own locks for the time of a fork.
+//! allocate nothing, free nothing and call nothing of libc: an allocator may hold its own locks for the
+//! time of a fork. One thing does: where a change was under way, the child opens the gate that it has
+//! closed ([`detour::open_in_child`]).
 //!
 //! The handlers are registered when the program (or library) that this crate is part of is loaded,
 //! not at the first change or question: a fork runs those handlers alone that it found when it
 //! began. One that began a moment before would leave the locks of this crate, and the dynamic
 //! linker's, as another thread held them, and its child would wait for them for ever.
+//!
+//! # Allocators that lock, too
+//! jemalloc and tcmalloc hold their locks from a handler of their own to its counterpart. A thread
+//! that changes text holds a lock of ours and waits for theirs when it allocates; so the thread that
+//! forks must take ours first. What is registered last runs first before a fork, and last after it:
+//!
+//! ```text
+//!   registered:   1. at load     2. the allocator     3. with the first runtime
+//!   before:       nothing more   its locks            our locks
+//!   after:        nothing yet    its locks            our locks
+//! ```
+//!
+//! Hence both registrations: the second alone would come too late for a fork that has begun. An
+//! allocator makes its own at its first allocation as a rule, so there is one before our first,
+//! and then that one suffices. Crates above have their handlers called from here ([`at_fork`]), so
+//! that the order of all is one.
 //!
 //! A fork that skips the handlers (`_Fork`, a bare `clone`) is noticed by a page that the kernel
 //! wipes in every forked child (`MADV_WIPEONFORK`): changes are refused in the child, since locks
@@ -40,9 +58,10 @@
     reason = "pthread_atfork, a lock that is held between its handlers, and a constructor"
 )]
 
+use std::hint::black_box;
 use std::mem::ManuallyDrop;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, AtomicUsize, Ordering};
 
 use crate::addr::RxAddr;
 use crate::detour;
@@ -51,6 +70,7 @@ use crate::flush::{self, SyncMode};
 use crate::proc_maps::PageMap;
 use crate::state;
 use crate::sys;
+use crate::syscall::syscall;
 
 /// What stands in the wiped page of a process that may change text.
 const ALIVE: u64 = 0x7276_6270_665f_6f6b;
@@ -66,6 +86,9 @@ const ALIVE: u64 = 0x7276_6270_665f_6f6b;
 static WHEN_LOADED: extern "C" fn() = when_loaded;
 
 extern "C" fn when_loaded() {
+    // An allocator that has handlers of its own registers them now.
+    drop(black_box(Box::new(0_u64)));
+    at_fork(&OURS);
     // Where it is refused, `ForkState::watch` tries again, and says so.
     let _ = state::raw().lock().fork.register();
 }
@@ -126,13 +149,19 @@ impl ForkState {
             return Err(TextError::SharedWithParent { reason });
         }
         self.watch()?;
-        let is_alive = |pages: Pages| pages.wiped.load(Ordering::Relaxed) == ALIVE;
-        if self.pages.is_some_and(is_alive) {
-            return Ok(());
+        self.note_orphan();
+        match self.orphan {
+            None => Ok(()),
+            Some(reason) => Err(TextError::SharedWithParent { reason }),
         }
-        let reason = "the fork did not run its handlers (_Fork or a bare clone)";
-        self.orphan = Some(reason);
-        Err(TextError::SharedWithParent { reason })
+    }
+
+    /// Looks whether this is a child whose fork ran no handlers.
+    fn note_orphan(&mut self) {
+        let is_wiped = |pages: Pages| pages.wiped.load(Ordering::Relaxed) != ALIVE;
+        if self.orphan.is_none() && self.pages.is_some_and(is_wiped) {
+            self.orphan = Some("the fork did not run its handlers (_Fork or a bare clone)");
+        }
     }
 
     /// Whether another process may execute the memory of this one's code.
@@ -234,25 +263,115 @@ fn register() -> Result<(), TextError> {
     }
 }
 
+/// What holds locks for the time of a fork.
+#[derive(Debug)]
+pub struct ForkHandlers {
+    /// Takes them. It neither allocates nor frees, and calls nothing of libc.
+    pub before: fn(),
+    /// Gives them back in the parent.
+    pub in_parent: fn(),
+    /// The same in the child, whose only thread this is.
+    pub in_child: fn(),
+}
+
+/// There are three crates.
+const MOST: usize = 4;
+/// All handlers, those of the innermost locks first.
+static HANDLERS: [AtomicPtr<ForkHandlers>; MOST] =
+    [const { AtomicPtr::new(ptr::null_mut()) }; MOST];
+static NR_HANDLERS: AtomicUsize = AtomicUsize::new(0);
+
+/// Has `handlers` called at each fork, before those of this crate and after them. For constructors
+/// of crates that use this one: their numbers are greater than that of this crate's.
+pub fn at_fork(handlers: &'static ForkHandlers) {
+    let nr = NR_HANDLERS.load(Ordering::Relaxed);
+    if let Some(place) = HANDLERS.get(nr) {
+        place.store(ptr::from_ref(handlers).cast_mut(), Ordering::Release);
+        NR_HANDLERS.store(nr + 1, Ordering::Release);
+    }
+}
+
+/// Registers the handlers once more, if that has not been done: an allocator may have come since.
+/// No lock may be held. A refusal leaves things as they were.
+pub fn come_before_allocators() {
+    static IS_DONE: AtomicBool = AtomicBool::new(false);
+    if !IS_DONE.swap(true, Ordering::Relaxed) {
+        let _ = register();
+    }
+}
+
+/// The thread that forks, while it has the locks; 0: none.
+static FORKING: AtomicI32 = AtomicI32::new(0);
+/// How many calls of [`before_fork`] of its have no counterpart yet.
+static DEPTH: AtomicUsize = AtomicUsize::new(0);
+/// How many handlers were called.
+static NR_CALLED: AtomicUsize = AtomicUsize::new(0);
+
+fn handlers(nr: usize) -> impl DoubleEndedIterator<Item = &'static ForkHandlers> {
+    let all = HANDLERS.iter().take(nr);
+    // SAFETY: 1. null, or from a reference that lives for ever.
+    all.filter_map(|place| unsafe { place.load(Ordering::Acquire).as_ref() })
+}
+
 unsafe extern "C" fn before_fork() {
+    // SAFETY: 1. takes nothing, changes nothing.
+    let me = unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or_default() as i32;
+    if FORKING.load(Ordering::Relaxed) == me {
+        DEPTH.fetch_add(1, Ordering::Relaxed);
+        return;
+    }
+    let nr = NR_HANDLERS.load(Ordering::Acquire);
+    handlers(nr).rev().for_each(|handlers| (handlers.before)());
+    FORKING.store(me, Ordering::Relaxed);
+    DEPTH.store(1, Ordering::Relaxed);
+    NR_CALLED.store(nr, Ordering::Relaxed);
+}
+
+/// What is to be called after the fork, now that a handler of it runs.
+fn after_fork() -> impl Iterator<Item = &'static ForkHandlers> {
+    let is_last = DEPTH.fetch_sub(1, Ordering::Relaxed) == 1;
+    let nr = match is_last {
+        true => NR_CALLED.load(Ordering::Relaxed),
+        false => 0,
+    };
+    if is_last {
+        FORKING.store(0, Ordering::Relaxed);
+    }
+    handlers(nr)
+}
+
+unsafe extern "C" fn after_in_parent() {
+    after_fork().for_each(|handlers| (handlers.in_parent)());
+}
+
+unsafe extern "C" fn after_in_child() {
+    after_fork().for_each(|handlers| (handlers.in_child)());
+}
+
+/// Those of this crate.
+static OURS: ForkHandlers = ForkHandlers {
+    before: lock,
+    in_parent: unlock_in_parent,
+    in_child: unlock_in_child,
+};
+
+fn lock() {
     crate::loaded::before_fork();
     crate::cache::before_fork();
     let mut state = ManuallyDrop::new(state::raw().lock());
     // A child of `_Fork` that forks: its children are no better off.
-    if state.fork.pages.is_some() {
-        let _ = state.fork.check();
-    }
+    state.fork.note_orphan();
 }
 
-unsafe extern "C" fn after_in_parent() {
-    // SAFETY: `before_fork` left the lock held by this thread, and nothing else refers to the
-    // data until it is unlocked below.
+fn unlock_in_parent() {
+    // SAFETY: `lock` left the lock held by this thread, and nothing else refers to the data until
+    // it is unlocked below.
     let state = unsafe { &mut *state::raw().data_ptr() };
     state.fork.has_forked = true;
     unlock();
 }
 
-unsafe extern "C" fn after_in_child() {
+fn unlock_in_child() {
     // SAFETY: as in the parent; besides, this is the only thread of the process.
     let state = unsafe { &mut *state::raw().data_ptr() };
     state.fork.has_forked = true;
@@ -273,9 +392,9 @@ unsafe extern "C" fn after_in_child() {
     unlock();
 }
 
-/// Ends what `before_fork` began.
+/// Ends what `lock` began.
 fn unlock() {
-    // SAFETY: `before_fork` took the lock on this thread and forgot its guard.
+    // SAFETY: `lock` took the lock on this thread and forgot its guard.
     unsafe { state::raw().force_unlock() };
     crate::cache::after_fork();
     crate::loaded::after_fork();

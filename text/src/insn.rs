@@ -160,6 +160,32 @@ pub(crate) const fn pair_target(words: [u32; 2], at: RxAddr) -> Option<(u32, RxA
     Some((second >> 7 & 31, moved(hi, second as i32 >> 20)))
 }
 
+/// From where `auipc x, hi20; ld y, lo12(x); jalr rd, 0(y)` at `at` loads where it goes.
+pub(crate) const fn loaded_target(words: [u32; 3], at: RxAddr) -> Option<RxAddr> {
+    let [first, load, jump] = words;
+    let is_it = first & 0x7f == 0x17 && load & 0x707f == 0x3003;
+    // The jump may be a compressed one: only its lower half counts then.
+    let base = match jump & 3 {
+        3 if jump & 0xfff0_707f == 0x67 => jump >> 15 & 31,
+        2 if jump & 0xe07f == 0x8002 => jump >> 7 & 31,
+        _ => return None,
+    };
+    if !is_it || first >> 7 & 31 != load >> 15 & 31 || load >> 7 & 31 != base {
+        return None;
+    }
+    let hi = moved(at, (first & 0xffff_f000) as i32);
+    Some(moved(hi, load as i32 >> 20))
+}
+
+/// The length of the nop that the word begins with.
+pub(crate) const fn nop_bytes(word: u32) -> Option<usize> {
+    match word {
+        NOP => Some(4),
+        _ if word as u16 == C_NOP => Some(2),
+        _ => None,
+    }
+}
+
 const fn moved(at: RxAddr, off_bytes: i32) -> RxAddr {
     RxAddr::new(at.get().wrapping_add_signed(off_bytes as i64))
 }
@@ -266,6 +292,19 @@ mod tests {
         let other = "auipc t3, 0x12345; jr 0x678(t4)";
         assert_eq!(pair_target([0x1234_5e17, 0x678e_8067], at), None, "{other}");
         assert_eq!(pair_target([NOP, 0x2320_80e7], at), None);
+        // auipc t3, 1; ld t3, -24(t3); jr t3, of two bytes and of four.
+        let slot = Some(RxAddr::new(at.get() + 0x1000 - 24));
+        for jump in [0x0001_8e02, 0x000e_0067] {
+            let words = [0x0000_1e17, 0xfe8e_3e03, jump];
+            assert_eq!(loaded_target(words, at), slot, "{jump:#x}");
+        }
+        let other = "auipc t3, 1; ld t3, -24(t3); jr t4";
+        let words = [0x0000_1e17, 0xfe8e_3e03, 0x000e_8067];
+        assert_eq!(loaded_target(words, at), None, "{other}");
+        assert_eq!(
+            [NOP, 0x8082_0001, ECALL].map(nop_bytes),
+            [Some(4), Some(2), None]
+        );
         assert_eq!(jump_target(ECALL, at), None);
     }
 

@@ -43,6 +43,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
+use crate::file;
 use crate::insn;
 use crate::loaded::{Header, Loaded};
 use crate::proc_maps::ProcMaps;
@@ -241,7 +242,7 @@ fn slots_of(object: &Loaded, state: &mut State) -> Option<usize> {
 
 fn look(object: &Loaded) -> Option<Vec<Slot>> {
     let maps = ProcMaps::read().ok()?;
-    let file = File::open(&object.path).ok();
+    let file = file::open(object, &maps).ok();
     let file = file.filter(|file| unchanged::is_same(object, file, &maps) == Some(true));
     let mut slots = Vec::new();
     for (rest, off) in rests(object) {

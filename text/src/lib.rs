@@ -36,6 +36,8 @@
 //! is an error. Source: kernel `arch/riscv/kernel/patch.c`, `kernel/bpf/core.c`.
 
 mod addr;
+mod bare;
+mod breakpoints;
 mod cache;
 mod caller;
 mod catalog;
@@ -45,6 +47,7 @@ mod detour;
 mod dynamic;
 mod eh_frame;
 mod error;
+mod file;
 mod flush;
 mod foreign;
 mod fork;
@@ -56,6 +59,7 @@ mod look;
 mod map;
 mod memory;
 mod names;
+mod namespaces;
 mod object;
 mod original;
 mod own;
@@ -86,10 +90,12 @@ pub use deadline::Deadline;
 pub use detour::{Detour, DetourKind, DetourState, divert_all, undivert_all, undivert_all_within};
 pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
+pub use fork::{ForkHandlers, at_fork, come_before_allocators};
 pub use func::{Convention, Func, FuncKind, find_symbol, look_symbol};
 pub use island::{Island, Need, give_back_all, lead_all};
 pub use look::Look;
 pub use map::{Backing, CodeMap, Place};
+pub use namespaces::Namespace;
 pub use original::original_text;
 pub use own::{Own, own_object};
 pub use pad::{Pad, PadWords};

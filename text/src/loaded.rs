@@ -9,11 +9,13 @@
 
 use std::ffi::{CStr, OsStr, c_int, c_void};
 use std::mem::ManuallyDrop;
+use std::ops::Deref;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
+use crate::namespaces::{self, Mapped, Namespace};
 use crate::sync::{ForkMutex, RawForkMutex};
 
 /// Where the file of the main program is, which the dynamic linker does not name.
@@ -57,8 +59,23 @@ pub(crate) struct Loaded {
     /// Of the main program, [`MAIN`].
     pub(crate) path: PathBuf,
     pub(crate) headers: Vec<Header>,
+    pub(crate) namespace: Namespace,
     /// How many objects had been closed.
     closed: u64,
+}
+
+/// What the dynamic linker says of an object.
+struct Info {
+    phdr: libc::dl_phdr_info,
+    namespace: Namespace,
+}
+
+impl Deref for Info {
+    type Target = libc::dl_phdr_info;
+
+    fn deref(&self) -> &Self::Target {
+        &self.phdr
+    }
 }
 
 /// The main program's file.
@@ -82,7 +99,8 @@ impl Loaded {
         found
     }
 
-    /// All objects, in order of loading: the main program, then what it needs.
+    /// All objects, in order of loading: the main program, then what it needs; behind them those of
+    /// other namespaces.
     pub(crate) fn all() -> Vec<Self> {
         let mut all = Vec::new();
         iterate(&mut |info| {
@@ -102,7 +120,7 @@ impl Loaded {
         });
     }
 
-    fn read(info: &libc::dl_phdr_info) -> Option<Self> {
+    fn read(info: &Info) -> Option<Self> {
         if info.dlpi_phdr.is_null() {
             return None;
         }
@@ -114,6 +132,9 @@ impl Loaded {
             // SAFETY: a name is a NUL-terminated string that lives as long as the object.
             unsafe { CStr::from_ptr(info.dlpi_name) }.to_bytes()
         };
+        if name.is_empty() && info.namespace.is_other() {
+            return None;
+        }
         let path = if name.is_empty() {
             main_file().as_bytes()
         } else {
@@ -131,6 +152,7 @@ impl Loaded {
             base: info.dlpi_addr,
             path: Path::new(OsStr::from_bytes(path)).to_path_buf(),
             headers: phdrs.iter().map(header).collect(),
+            namespace: info.namespace,
             closed: info.dlpi_subs,
         })
     }
@@ -187,6 +209,7 @@ impl Loaded {
             base,
             path: PathBuf::new(),
             headers,
+            namespace: Namespace::default(),
             closed: 0,
         }
     }
@@ -211,7 +234,7 @@ impl Loaded {
 }
 
 /// Told of each object until it answers.
-type Visitor<'a> = &'a mut dyn FnMut(&libc::dl_phdr_info) -> Option<()>;
+type Visitor<'a> = &'a mut dyn FnMut(&Info) -> Option<()>;
 
 fn iterate(mut visitor: Visitor<'_>) {
     let _asking = ASKING.lock();
@@ -226,11 +249,44 @@ unsafe extern "C" fn visit(
     _size: libc::size_t,
     data: *mut c_void,
 ) -> c_int {
-    // SAFETY: the dynamic linker passes a live structure.
-    let info = unsafe { &*info };
+    let mut listed: Vec<libc::dl_phdr_info> = Vec::new();
+    // From the first call on, which lists all: its lock may be taken again.
+    let _ = info;
+    // SAFETY:
+    // 1. `list` has the type that the call wants and does not unwind.
+    // 2. `listed` outlives the call and nobody else uses it meanwhile.
+    unsafe { libc::dl_iterate_phdr(Some(list), (&raw mut listed).cast::<c_void>()) };
     // SAFETY: `data` is the visitor of `iterate`, borrowed by nobody else.
     let visitor = unsafe { &mut *data.cast::<Visitor<'_>>() };
-    c_int::from(visitor(info).is_some())
+    let own = listed.iter().map(|phdr| Info {
+        phdr: *phdr,
+        namespace: Namespace::default(),
+    });
+    for info in own {
+        if visitor(&info).is_some() {
+            return 1;
+        }
+    }
+    for Mapped { info, namespace } in namespaces::others(&listed) {
+        let phdr = info;
+        if visitor(&Info { phdr, namespace }).is_some() {
+            break;
+        }
+    }
+    1
+}
+
+/// Adds an object to a list.
+unsafe extern "C" fn list(
+    info: *mut libc::dl_phdr_info,
+    _size: libc::size_t,
+    data: *mut c_void,
+) -> c_int {
+    // SAFETY: the dynamic linker passes a live structure.
+    let info = unsafe { *info };
+    // SAFETY: `data` is the list of `visit`, borrowed by nobody else.
+    unsafe { &mut *data.cast::<Vec<libc::dl_phdr_info>>() }.push(info);
+    0
 }
 
 /// Where the dynamic linker begins to look for a name.
@@ -263,6 +319,10 @@ struct Handle(*mut c_void);
 
 impl Handle {
     fn open(scope: Scope<'_>) -> Option<Self> {
+        let namespace = match scope {
+            Scope::Object(object) => object.namespace,
+            Scope::Global => Namespace::default(),
+        };
         let path = match scope {
             Scope::Object(object) if !object.is_main() => Some(object.path.as_os_str().as_bytes()),
             _ => None,
@@ -271,11 +331,7 @@ impl Handle {
             Some(path) => Some(path.ok()?),
             None => None,
         };
-        let path = path.as_deref().map_or(std::ptr::null(), CStr::as_ptr);
-        // SAFETY:
-        // 1. A NUL-terminated path, or none.
-        // 2. RTLD_NOLOAD loads nothing, so no constructor runs.
-        let handle = unsafe { libc::dlopen(path, libc::RTLD_LAZY | libc::RTLD_NOLOAD) };
+        let handle = namespace.open(path.as_deref());
         (!handle.is_null()).then_some(Self(handle))
     }
 }

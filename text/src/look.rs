@@ -77,7 +77,17 @@ impl Look {
             return Ok(Some(found));
         }
         let is_told = || loaded.segment_of(unwinder).is_some();
-        let alone = catalog.direct.has_unwinder() && !is_told();
+        let is_near = |other: &Loaded| other.namespace.is_of(loaded.namespace);
+        let has_unwinder = |other: Loaded| Catalog::of(&other).map(|c| c.direct.has_unwinder());
+        // Another namespace has an unwinder of its own, or none.
+        let alone = if loaded.namespace.is_other() {
+            let near = Loaded::all().into_iter().filter(is_near);
+            near.map(has_unwinder)
+                .collect::<Result<Vec<_>, _>>()?
+                .contains(&true)
+        } else {
+            catalog.direct.has_unwinder() && !is_told()
+        };
         Ok(alone.then(|| (DirectReturn::OwnUnwinder, name.unwrap_or("it").into())))
     }
 

@@ -21,6 +21,7 @@ use object::{Object as _, ObjectSection, ObjectSymbol, SymbolFlags, SymbolKind};
 use crate::addr::{RxAddr, RxRange};
 use crate::cache;
 use crate::error::TextError;
+use crate::file;
 use crate::loaded::{Header, Loaded};
 use crate::proc_maps::ProcMaps;
 use crate::sys;
@@ -51,14 +52,17 @@ struct Key {
 }
 
 /// The object that holds `addr`, and the segment in which it does; `None` when no object does.
-pub(crate) fn find(addr: RxAddr) -> Result<Option<(Arc<Object>, RxRange)>, TextError> {
+pub(crate) fn find(
+    addr: RxAddr,
+    maps: &ProcMaps,
+) -> Result<Option<(Arc<Object>, RxRange)>, TextError> {
     let Some(loaded) = Loaded::find(addr) else {
         return Ok(None);
     };
     let segment = loaded
         .segment_of(addr)
         .ok_or(TextError::Unmapped { addr })?;
-    let file = File::open(&loaded.path).map_err(|e| loaded.io_error(&e))?;
+    let file = file::open(&loaded, maps)?;
     let meta = file.metadata().map_err(|e| loaded.io_error(&e))?;
     let key = Key {
         base: loaded.base,

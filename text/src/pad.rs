@@ -67,7 +67,7 @@ impl Pad {
 
     pub(crate) fn find_by(func: RxAddr, maps: &ProcMaps) -> Result<Self, TextError> {
         maps.check_executable(func)?;
-        match object::find(func)? {
+        match object::find(func, maps)? {
             Some((object, segment)) => Self::find_in(&object, segment, func, maps),
             None => Err(not_a_pad(&Code::read(
                 func,
@@ -83,10 +83,10 @@ impl Pad {
     /// [`TextError::Unmapped`] when no object holds `addr`; [`TextError::ObjectFile`].
     pub fn all_in(addr: RxAddr) -> Result<Vec<Result<Self, TextError>>, TextError> {
         state::watch_forks()?;
-        let Some((object, _)) = object::find(addr)? else {
+        let maps = ProcMaps::read()?;
+        let Some((object, _)) = object::find(addr, &maps)? else {
             return Err(TextError::Unmapped { addr });
         };
-        let maps = ProcMaps::read()?;
         let find = |entry: &RxAddr| {
             let func = func_of(&object, *entry, &maps);
             let text = maps.private_text_at(func)?.range;

@@ -217,6 +217,14 @@ impl PageMap {
     }
 }
 
+/// Whether another process traces this one, as debuggers do. `None` if that cannot be known.
+pub(crate) fn is_traced() -> Option<bool> {
+    let status = std::fs::read("/proc/thread-self/status").ok()?;
+    let mut rows = status.split(|byte| *byte == b'\n');
+    let tracer = rows.find_map(|row| row.strip_prefix(b"TracerPid:"))?;
+    Some(tracer.trim_ascii() != b"0")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

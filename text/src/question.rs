@@ -67,6 +67,8 @@ impl Question {
         let object = Scope::Object(&self.object);
         let all = [Scope::Global, object];
         let scopes = match self.scopes {
+            // Another namespace has functions of its own under the same names.
+            Scopes::GlobalThenObject if self.object.namespace.is_other() => &all[1..],
             Scopes::Object => &all[1..],
             Scopes::GlobalThenObject => &all[..],
         };

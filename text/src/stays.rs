@@ -18,6 +18,7 @@ use crate::cache;
 use crate::dynamic::Needs;
 use crate::error::TextError;
 use crate::loaded::Loaded;
+use crate::namespaces::Namespace;
 use crate::own::{Own, own_object};
 use crate::proc_maps::ProcMaps;
 use crate::state;
@@ -33,6 +34,8 @@ pub enum Holder {
         name: CString,
         /// Where it lies.
         base: u64,
+        /// The namespace in which it has that name.
+        namespace: Namespace,
     },
 }
 
@@ -73,7 +76,15 @@ impl Staying {
         Loaded::each(&mut |object| {
             let maps = maps.get_or_insert_with(ProcMaps::read);
             let maps = maps.as_ref().ok();
-            needs.push(maps.and_then(|maps| Needs::read(&object, maps)));
+            let read = maps.and_then(|maps| Needs::read(&object, maps));
+            needs.push(match read {
+                // Names mean others there, so what is needed is not known to stay.
+                Some(read) if object.namespace.is_other() => Some(Needs {
+                    is_kept: read.is_kept,
+                    ..Needs::default()
+                }),
+                read => read,
+            });
             objects.push(object);
         });
         if let Some(Err(e)) = maps {
@@ -97,6 +108,7 @@ impl Staying {
                 // A name that the dynamic linker gave ends at its first NUL.
                 name: CString::new(object.path.as_os_str().as_bytes()).unwrap_or_default(),
                 base: object.base,
+                namespace: object.namespace,
             },
             _ => Holder::Stays,
         }

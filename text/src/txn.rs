@@ -31,7 +31,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
-use crate::flush::{self, FlushScope, SyncMode, flush_icache};
+use crate::flush::{self, FlushScope, SyncMode, flush_bare, flush_icache};
 use crate::foreign::Spot;
 use crate::insn;
 use crate::map::Backing;
@@ -39,6 +39,7 @@ use crate::memory::RwView;
 use crate::proc_maps::{PageMap, ProcMaps};
 use crate::state::{self, State};
 use crate::sys::{self, Sharing};
+use crate::syscall::Errno;
 
 /// One naturally aligned word of live text, in a code map or in foreign r-x text.
 #[derive(Copy, Clone, Eq, PartialEq, Debug)]
@@ -113,16 +114,30 @@ pub(crate) fn patch_locked(state: &mut State, patches: &[WordPatch]) -> Result<(
     };
     check_old(patches)?;
     let (views, stores) = open_views(state, patches, &homes)?;
-    let in_stages = mode == SyncMode::Staged && stores.iter().any(Store::could_tear);
-    // Until the words are whole again, whichever way.
-    let _signals = in_stages.then(sys::BlockedSignals::new);
-    let bring = |way| bring(state, mode, (&views, &stores, &sites), way);
-    let synced = bring(Way::Forth);
-    if synced.is_err() {
-        // Best effort: a hart may have fetched a new word, and no fence is to be had.
-        let _ = bring(Way::Back);
+    let all = Stores {
+        mode,
+        views: &views,
+        stores: &stores,
+        sites: &sites,
+    };
+    if mode == SyncMode::Remap {
+        let synced = all.bring_and_map(state, Way::Forth);
+        if synced.is_err() {
+            let _ = all.bring_and_map(state, Way::Back);
+        }
+        return synced;
     }
-    synced
+    let synced = {
+        // Until the words are whole again, whichever way.
+        let _signals = all.come_in_stages().then(sys::BlockedSignals::new);
+        let synced = all.bring(Way::Forth);
+        if synced.is_err() {
+            // Best effort: a hart may have fetched a new word, and no fence is to be had.
+            let _ = all.bring(Way::Back);
+        }
+        synced
+    };
+    synced.map_err(|errno| TextError::Flush { errno })
 }
 
 /// Stores words of pages that are ours, and leaves them stored whatever becomes of the flush, which
@@ -140,7 +155,16 @@ pub(crate) fn store_for_good(state: &mut State, patches: &[WordPatch]) -> Result
     let homes: Vec<Home> = sites.iter().map(ours).collect();
     let mode = flush::sync_mode()?;
     let (views, stores) = open_views(state, patches, &homes)?;
-    let store = || bring(state, mode, (&views, &stores, &sites), Way::Forth).is_ok();
+    let all = Stores {
+        mode,
+        views: &views,
+        stores: &stores,
+        sites: &sites,
+    };
+    let store = || match mode {
+        SyncMode::Remap => all.bring_and_map(state, Way::Forth).is_ok(),
+        SyncMode::Flush | SyncMode::Staged => all.bring(Way::Forth).is_ok(),
+    };
     let _ = (0..TRIES).any(|_| store());
     Ok(())
 }
@@ -205,11 +229,11 @@ impl Prepared {
     /// harts fetch the new ones. Async-signal-safe.
     ///
     /// # Errors
-    /// [`TextError::Flush`]: all are stored, and some harts may not know.
+    /// That of a refused flush: all are stored, and some harts may not know.
     pub(crate) fn store(
         &self,
         halves: impl Iterator<Item = (RxAddr, u16)> + Clone,
-    ) -> Result<(), TextError> {
+    ) -> Result<(), Errno> {
         let put = || {
             for (at, half) in halves.clone() {
                 let word = at.align_down(4);
@@ -221,10 +245,10 @@ impl Prepared {
             }
         };
         put();
-        flush_icache(self.span, FlushScope::Process)?;
+        flush_bare(self.span, FlushScope::Process)?;
         if self.mode == SyncMode::Staged {
             put();
-            flush_icache(self.span, FlushScope::Process)?;
+            flush_bare(self.span, FlushScope::Process)?;
         }
         Ok(())
     }
@@ -239,37 +263,68 @@ enum Way {
     Back,
 }
 
-/// Stores all words and makes every hart fetch them. Signals may be blocked, and `malloc` may be
-/// what is changed: nothing is allocated in between.
-fn bring(
-    state: &State,
-    mode: SyncMode,
-    (views, stores, sites): (&[RwView], &[Store], &[RxAddr]),
-    way: Way,
-) -> Result<(), TextError> {
-    let put = |word: &dyn Fn(&Store) -> u32| {
-        for s in stores {
-            views[s.view].store_u32(s.off_bytes, word(s));
+impl Way {
+    fn goal(self, s: &Store) -> u32 {
+        match self {
+            Way::Forth => s.new,
+            Way::Back => s.old,
         }
-    };
-    let goal = |s: &Store| match way {
-        Way::Forth => s.new,
-        Way::Back => s.old,
-    };
-    if mode == SyncMode::Staged && stores.iter().any(Store::could_tear) {
-        let closed = |s: &Store, word| match s.could_tear() {
-            true => insn::wait(word),
-            false => word,
-        };
-        put(&|s| closed(s, views[s.view].load_u32(s.off_bytes)));
-        let flushed = flush_icache(span_of(sites), FlushScope::Process);
-        if way == Way::Forth {
-            flushed?;
-        }
-        put(&|s| closed(s, goal(s)));
     }
-    put(&goal);
-    sync(state, mode, sites, || put(&goal))
+}
+
+/// All stores of one change.
+struct Stores<'a> {
+    mode: SyncMode,
+    views: &'a [RwView],
+    stores: &'a [Store],
+    /// Where the words are.
+    sites: &'a [RxAddr],
+}
+
+impl Stores<'_> {
+    /// Whether words are torn for a moment.
+    fn come_in_stages(&self) -> bool {
+        self.mode == SyncMode::Staged && self.stores.iter().any(Store::could_tear)
+    }
+
+    fn put(&self, word: &dyn Fn(&Store) -> u32) {
+        for s in self.stores {
+            self.views[s.view].store_u32(s.off_bytes, word(s));
+        }
+    }
+
+    /// Stores all words and makes every hart fetch them. Signals may be blocked, those of traps
+    /// included, and any function of libc may be what is changed: none is called (`tests/bare.rs`).
+    #[inline(never)]
+    fn bring(&self, way: Way) -> Result<(), Errno> {
+        let goal = |s: &Store| way.goal(s);
+        let span = span_of(self.sites);
+        if self.come_in_stages() {
+            let closed = |s: &Store, word| match s.could_tear() {
+                true => insn::wait(word),
+                false => word,
+            };
+            self.put(&|s| closed(s, self.views[s.view].load_u32(s.off_bytes)));
+            let flushed = flush_bare(span, FlushScope::Process);
+            if way == Way::Forth {
+                flushed?;
+            }
+            self.put(&|s| closed(s, goal(s)));
+        }
+        self.put(&goal);
+        flush_bare(span, FlushScope::Process)?;
+        if self.mode == SyncMode::Staged {
+            self.put(&goal);
+            flush_bare(span, FlushScope::Process)?;
+        }
+        Ok(())
+    }
+
+    /// The same under an emulator that wants the pages mapped anew.
+    fn bring_and_map(&self, state: &State, way: Way) -> Result<(), TextError> {
+        self.put(&|s| way.goal(s));
+        sync(state, self.mode, self.sites)
+    }
 }
 
 /// From the first of these words to the last.
@@ -394,8 +449,11 @@ fn adopt_pages(state: &mut State, homes: &[Home]) -> Result<(), TextError> {
     if pages.is_empty() {
         return Ok(());
     }
-    state.seen = None;
-    state.foreign.adopt(&pages)
+    let maps = match state.seen.take() {
+        Some(maps) => maps,
+        None => ProcMaps::read()?,
+    };
+    state.foreign.adopt(&pages, &maps)
 }
 
 /// What a view is of: a code map, by its first address, or a batch of foreign pages.
@@ -466,25 +524,11 @@ fn open_view(
 }
 
 /// Makes every hart fetch what was stored at `sites`.
-fn sync(
-    state: &State,
-    mode: SyncMode,
-    sites: &[RxAddr],
-    store_again: impl FnOnce(),
-) -> Result<(), TextError> {
-    let span = span_of(sites);
-    match mode {
-        SyncMode::Flush => flush_icache(span, FlushScope::Process),
-        SyncMode::Staged => {
-            flush_icache(span, FlushScope::Process)?;
-            store_again();
-            flush_icache(span, FlushScope::Process)
-        }
-        SyncMode::Remap => {
-            remap(state, sites)?;
-            flush_icache(span, FlushScope::Process)
-        }
+fn sync(state: &State, mode: SyncMode, sites: &[RxAddr]) -> Result<(), TextError> {
+    if mode == SyncMode::Remap {
+        remap(state, sites)?;
     }
+    flush_icache(span_of(sites), FlushScope::Process)
 }
 
 /// Maps every page that holds one of `sites` over itself.
@@ -564,17 +608,12 @@ pub(crate) fn write_locked(
     let ends = touched(&writes);
     // Nobody executes here, so no hart can translate old bytes meanwhile: one store is enough
     // in every mode.
-    let mode = if mode == SyncMode::Staged {
-        SyncMode::Flush
-    } else {
-        mode
-    };
-    let synced = sync(state, mode, &ends, || ());
+    let synced = sync(state, mode, &ends);
     if synced.is_err() {
         for (start, off_bytes, old) in &undo {
             views[start].write(*off_bytes, old);
         }
-        let _ = sync(state, mode, &ends, || ());
+        let _ = sync(state, mode, &ends);
         return synced;
     }
     for (dst, _) in &writes {

@@ -2,9 +2,10 @@
 //! libraries, breakpoints of debuggers, probes of the kernel.
 //!
 //! Text is not relocated, so what is in memory is what is in the file; our own sites are seen
-//! through. Nothing is said where the comparison would prove nothing: of code that belongs to no
-//! object, of objects with text relocations (`DT_TEXTREL`), and of those whose file cannot be
-//! read or is not the one that was loaded.
+//! through. Where the comparison would prove nothing (of objects with text relocations,
+//! `DT_TEXTREL`, and of those whose file cannot be had) a function that begins with a jump out of
+//! its object is taken for one that others have hooked. Nothing is said of code that belongs to no
+//! object.
 //!
 //! Key function: [`check_unchanged`]. Neighbours: `object` compares a file with what is loaded,
 //! `original` sees through our sites, `cache` keeps the verdict on a file. Source: ELF gABI,
@@ -13,10 +14,12 @@
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 
-use crate::addr::RxRange;
+use crate::addr::{RxAddr, RxRange};
 use crate::cache;
 use crate::dynamic;
 use crate::error::TextError;
+use crate::file;
+use crate::insn;
 use crate::loaded::Loaded;
 use crate::look::Look;
 use crate::object;
@@ -54,10 +57,17 @@ pub(crate) fn check_by(range: RxRange, maps: &ProcMaps) -> Result<(), TextError>
     let Some(loaded) = Loaded::find(range.start) else {
         return Ok(());
     };
-    let Some(in_file) = in_file(&loaded, range, maps) else {
-        return Ok(());
-    };
+    let in_file = in_file(&loaded, range, maps);
     let found = original::read_by(range, maps)?;
+    let Some(in_file) = in_file else {
+        return match leads_out(&loaded, range.start, &found, maps) {
+            true => Err(TextError::HookedByOthers {
+                site: range.start,
+                found: first_bytes(&found),
+            }),
+            false => Ok(()),
+        };
+    };
     match found.iter().zip(&in_file).position(|(a, b)| a != b) {
         None => Ok(()),
         Some(off) => {
@@ -77,7 +87,7 @@ pub(crate) fn check_by(range: RxRange, maps: &ProcMaps) -> Result<(), TextError>
 /// The bytes that the file has for `range`, if they are what was loaded.
 fn in_file(loaded: &Loaded, range: RxRange, maps: &ProcMaps) -> Option<Vec<u8>> {
     let off = loaded.file_off(range)?;
-    let file = File::open(&loaded.path).ok()?;
+    let file = file::open(loaded, maps).ok()?;
     if !is_same(loaded, &file, maps)? {
         return None;
     }
@@ -109,6 +119,33 @@ pub(crate) fn is_same(loaded: &Loaded, file: &File, maps: &ProcMaps) -> Option<b
         is_same,
     });
     Some(is_same)
+}
+
+/// Whether code at `at` begins, behind nops, with a jump or call to another object, as hooks do: a
+/// word, a pair, or a pair around a load of the target from beside it.
+fn leads_out(loaded: &Loaded, at: RxAddr, code: &[u8], maps: &ProcMaps) -> bool {
+    let word = |off: usize| {
+        let bytes = code.get(off..off.checked_add(4)?)?;
+        Some(u32::from_le_bytes(bytes.try_into().ok()?))
+    };
+    let mut off = 0;
+    while let Some(len_bytes) = word(off).and_then(insn::nop_bytes) {
+        off += len_bytes;
+    }
+    let (Some(first), Some(at)) = (word(off), at.checked_add(off as u64)) else {
+        return false;
+    };
+    let [second, third] = [word(off + 4), word(off + 8)].map(Option::unwrap_or_default);
+    let jump = insn::jump_target(first, at).or_else(|| insn::pair_target([first, second], at));
+    let target = match (jump, insn::loaded_target([first, second, third], at)) {
+        (Some((_, target)), _) => target,
+        (None, Some(slot)) => match dynamic::load(slot, maps) {
+            Some(target) => target,
+            None => return true,
+        },
+        (None, None) => return false,
+    };
+    loaded.segment_of(target).is_none()
 }
 
 /// Where the file really is.

@@ -185,9 +185,12 @@ pub(crate) enum Found {
 pub(crate) fn find(func: RxAddr, look: &Look) -> Result<Lookup<Found>, TrampError> {
     match look.pad(func).and_then(|pad| pad.words()) {
         Ok(words) => Ok(Lookup::Known(Found::Pad(words))),
-        Err(TextError::NotAPad { .. } | TextError::PadTooShort { .. }) => {
-            Ok(look.func(func)?.map(Found::Func))
-        }
+        // Without the file it is not known where pads are: nops are moved like other instructions.
+        Err(
+            TextError::NotAPad { .. }
+            | TextError::PadTooShort { .. }
+            | TextError::ObjectFile { .. },
+        ) => Ok(look.func(func)?.map(Found::Func)),
         Err(other) => Err(other.into()),
     }
 }

@@ -25,8 +25,8 @@
 //! for all programs of an image.
 
 use std::mem::offset_of;
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 /// Nested images that are remembered; deeper nesting counts as recursion.
 pub(crate) const MAX_NESTING: usize = 11;
@@ -53,12 +53,14 @@ pub(crate) struct ThreadBlock {
     /// Shadow stack: the first free entry, and where the stack begins; 0 if there is none.
     pub(crate) shadow_free: AtomicU64,
     pub(crate) shadow_base: AtomicU64,
-    /// How many images' programs were interrupted by those of the one in `guard`.
-    pub(crate) depth: AtomicU64,
+    /// The closure that it runs ([`crate::mark`]); 0: none.
+    pub(crate) mark: AtomicU64,
     /// The entry of the struct_ops member that the thread is in; `tp`: none; 0: not registered.
     pub(crate) ops: AtomicU64,
-    /// In how many members it was when it called that one.
-    pub(crate) ops_depth: AtomicU64,
+    /// How many images' programs were interrupted by those of the one in `guard`.
+    pub(crate) depth: AtomicU32,
+    /// In how many struct_ops members it was when it called the one in `ops`.
+    pub(crate) ops_depth: AtomicU32,
     /// Address of the thread's [`Levels`]; 0: not registered.
     pub(crate) levels: AtomicU64,
 }
@@ -70,6 +72,8 @@ pub(crate) struct ThreadBlock {
 pub(crate) struct Levels {
     /// Keys of the images whose programs were interrupted by the one in `guard`.
     pub(crate) nested: [AtomicU64; MAX_NESTING],
+    /// The closures of those.
+    pub(crate) marks: [AtomicU64; MAX_NESTING],
     /// Entries of the members that the thread was in when it called the one in `ops`.
     pub(crate) ops_nested: [AtomicU64; OPS_NESTING],
     /// Numbers of the tables that it has pinned, 0 where none.
@@ -173,9 +177,18 @@ pub(crate) fn idle_value(block_addr: u64) -> u64 {
 }
 
 impl Levels {
+    /// The key and the mark of an image whose programs were interrupted.
+    pub(crate) fn level(&self, level: usize) -> (u64, u64) {
+        (
+            self.nested[level].load(Relaxed),
+            self.marks[level].load(Relaxed),
+        )
+    }
+
     /// As a new thread has it.
     pub(crate) fn clear(&self) {
-        let words = self.nested.iter().chain(&self.ops_nested).chain(&self.pins);
+        let closures = self.nested.iter().chain(&self.marks);
+        let words = closures.chain(&self.ops_nested).chain(&self.pins);
         words.for_each(|word| word.store(0, Relaxed));
     }
 }
@@ -189,9 +202,10 @@ impl ThreadBlock {
             shard_off: AtomicU64::new(0),
             shadow_free: AtomicU64::new(0),
             shadow_base: AtomicU64::new(0),
-            depth: AtomicU64::new(0),
+            mark: AtomicU64::new(0),
             ops: AtomicU64::new(0),
-            ops_depth: AtomicU64::new(0),
+            depth: AtomicU32::new(0),
+            ops_depth: AtomicU32::new(0),
             levels: AtomicU64::new(0),
         }
     }
@@ -258,7 +272,7 @@ mod tests {
         );
         b.ops_depth.store(2, Relaxed);
         assert!(b.holds(Some(&l), 5, mine), "in a member further out");
-        b.ops_depth.store(u64::MAX, Relaxed);
+        b.ops_depth.store(u32::MAX, Relaxed);
         assert!(b.holds(Some(&l), 5, mine), "whatever the depth says");
         b.ops_depth.store(0, Relaxed);
         l.pins[OPS_PINS - 1].store(150, Relaxed);

@@ -33,7 +33,7 @@ use crate::guard;
 use crate::model::{FuncModel, Loc, Pass, Slot, StackArgs, Upper};
 use crate::prog::{Needs, Prog, ProgKind, RetFrom, meta};
 use crate::shadow;
-use crate::slow::{Desc, DescCall, Phase, Verdict, run_slow};
+use crate::slow::{Counts, Desc, DescCall, Phase, Verdict, run_slow};
 
 /// The largest frame that one `addi` makes and whose slots all loads reach. Twice the stack
 /// arguments of a function fit: over 100 words.
@@ -231,6 +231,13 @@ impl ImageSpec<'_> {
             nr_arg_slots: self.model.nr_arg_slots(),
             entry: calls(Phase::Entry),
             exit: calls(Phase::Exit),
+            inflight: self.inflight,
+            counts: match self.flags() {
+                flags if flags.contains(TrampFlags::CALL_ORIG) => Counts::Calls {
+                    on_shadow: flags.contains(TrampFlags::ORIG_STACK),
+                },
+                _ => Counts::SlowPath,
+            },
         }
     }
 
@@ -807,6 +814,7 @@ impl<'a> Gen<'a> {
             }
             let (base, ctx) = (self.base(), self.ctx());
             self.e.addi(A2, base, ctx.into());
+            self.e.addi(A3, Sp, 0);
             self.e.la(A0, stub.key);
             self.e.li(A1, stub.phase as i64);
             self.e.ld_lit(T2, run_slow as *const () as u64);

@@ -10,6 +10,7 @@
 //! | [`frame`] | the frame of an image, as data |
 //! | `image` | codegen |
 //! | `guard`, `table`, `slow` | the word per thread that tells recursion, nesting and grace periods |
+//! | [`mark`], `cancel` | closures: how it is noticed that one was left by a jump; cancellation stays out |
 //! | `shadow` | frames of images whose function must see the caller's stack pointer |
 //! | [`indirect`] | struct_ops: tables of functions that are swapped while they are called |
 //! | `static_call` | [`StaticStub`]: one function, whose calls are direct jumps |
@@ -32,6 +33,7 @@
 //! holds images. Source: the kernel's `kernel/bpf/trampoline.c`,
 //! `arch/riscv/net/bpf_jit_comp64.c`.
 
+mod cancel;
 mod change;
 mod dispatcher;
 mod domain;
@@ -45,6 +47,7 @@ mod image;
 pub mod indirect;
 mod leaf;
 mod life;
+pub mod mark;
 pub mod model;
 mod owner;
 mod pin;
@@ -57,6 +60,7 @@ mod static_call;
 mod table;
 mod tls;
 
+pub use cancel::find as find_cancellation;
 pub use dispatcher::{Chain, MAX_TARGETS};
 pub use domain::{Attach, LinkId, MAX_LINKS, TrampStats, Trampolines};
 pub use entry::{EntryKind, Traps, resolve};

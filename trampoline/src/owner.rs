@@ -7,12 +7,12 @@
 
 #![expect(
     unsafe_code,
-    reason = "pthread_atfork, a mutex held from one handler to the next, and a constructor"
+    reason = "a mutex held from one handler to the next, and a constructor"
 )]
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
-use text::{ForkMutex, ForkMutexGuard};
+use text::{ForkHandlers, ForkMutex, ForkMutexGuard, at_fork};
 
 use crate::table;
 
@@ -52,12 +52,17 @@ impl Drop for ChangeLock {
 static WHEN_LOADED: extern "C" fn() = when_loaded;
 
 extern "C" fn when_loaded() {
-    // SAFETY: 1. the handlers are functions that stay for the life of the process.
-    unsafe { libc::pthread_atfork(Some(prepare), Some(parent), Some(child)) };
+    at_fork(&HANDLERS);
     table::take_process();
 }
 
-unsafe extern "C" fn prepare() {
+static HANDLERS: ForkHandlers = ForkHandlers {
+    before: prepare,
+    in_parent: parent,
+    in_child: child,
+};
+
+fn prepare() {
     // A program that forks inside a change of its own thread: the lock is held already.
     if OWNER.load(Ordering::Relaxed) != table::gettid() {
         std::mem::forget(LOCK.lock());
@@ -73,11 +78,11 @@ fn leave(held_by: i32) {
     }
 }
 
-unsafe extern "C" fn parent() {
+fn parent() {
     leave(table::gettid());
 }
 
-unsafe extern "C" fn child() {
+fn child() {
     // The child's only thread has another id than the one that prepared.
     let owner = OWNER.load(Ordering::Relaxed);
     table::after_fork_in_child();

@@ -9,14 +9,14 @@
 //! it needs, are never closed. **Hooks of other libraries, attached or taken away, wait for
 //! constructors that run in other threads.**
 
-#![expect(unsafe_code, reason = "dlopen, dlclose")]
+#![expect(unsafe_code, reason = "dlclose")]
 
 use std::collections::BTreeMap;
 use std::ffi::{CStr, c_void};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use text::{Holder, RxAddr};
+use text::{Holder, Namespace, RxAddr};
 
 /// One reference to the library that holds a function; `None` inside: the function is in none, or
 /// in one that cannot be closed.
@@ -37,22 +37,21 @@ impl LibPin {
         let mut pins: BTreeMap<u64, Arc<Self>> = BTreeMap::new();
         let mut pin = |holder| match holder {
             Holder::Stays => Arc::default(),
-            Holder::MayGo { name, base } => pins
+            Holder::MayGo {
+                name,
+                base,
+                namespace,
+            } => pins
                 .entry(base)
-                .or_insert_with(|| Arc::new(Self::of(&name)))
+                .or_insert_with(|| Arc::new(Self::of(&name, namespace)))
                 .clone(),
         };
         held.map(|(func, holder)| (func, pin(holder))).collect()
     }
 
-    fn of(name: &CStr) -> Self {
-        let only_a_reference = libc::RTLD_LAZY | libc::RTLD_NOLOAD;
-        // SAFETY:
-        // 1. The name of a loaded object; the caller keeps that loaded for now.
-        // 2. RTLD_NOLOAD loads nothing, so no constructor runs.
-        LibPin(NonNull::new(unsafe {
-            libc::dlopen(name.as_ptr(), only_a_reference)
-        }))
+    /// A reference to a loaded object, which the caller keeps loaded for now.
+    fn of(name: &CStr, namespace: Namespace) -> Self {
+        LibPin(NonNull::new(namespace.open(Some(name))))
     }
 }
 

@@ -13,10 +13,11 @@
 )]
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, SeqCst};
-use std::sync::atomic::compiler_fence;
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::atomic::{AtomicU64, compiler_fence};
 
 use crate::guard::{self, MAX_NESTING, ThreadBlock};
+use crate::mark::{self, Records};
 use crate::prog::{Needs, Prog, ProgFn, ProgKind, ProgState, RetFrom};
 use crate::table::{self, Unregistered};
 
@@ -58,6 +59,22 @@ pub(crate) struct Desc {
     pub(crate) entry: Vec<DescCall>,
     /// Programs after the function, in order.
     pub(crate) exit: Vec<DescCall>,
+    /// Where calls in flight are counted.
+    pub(crate) inflight: u64,
+    pub(crate) counts: Counts,
+}
+
+/// Which calls of an image are counted as in flight.
+#[derive(Copy, Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Counts {
+    /// All: it calls the function. Those that have their frame on the shadow stack are counted out
+    /// with it.
+    Calls {
+        /// Their frames are there.
+        on_shadow: bool,
+    },
+    /// Those that come by the slow path.
+    SlowPath,
 }
 
 /// The two times at which an image runs programs.
@@ -83,8 +100,9 @@ pub(crate) enum Verdict {
 /// Entered from machine code.
 ///
 /// # Safety
-/// 1. `key` is the key of a live image that this thread is in, `ctx` the context in its frame.
-pub(crate) unsafe extern "C" fn run_slow(key: u64, phase: u64, ctx: *mut u64) -> u64 {
+/// 1. `key` is the key of a live image that this thread is in, `ctx` the context in its frame, `sp`
+///    where its programs find the stack.
+pub(crate) unsafe extern "C" fn run_slow(key: u64, phase: u64, ctx: *mut u64, sp: u64) -> u64 {
     let block = guard::block();
     let idle = guard::idle_value(block.addr());
     // SAFETY: 1. caller's contract: the image is live, and so is its descriptor.
@@ -95,6 +113,9 @@ pub(crate) unsafe extern "C" fn run_slow(key: u64, phase: u64, ctx: *mut u64) ->
         Phase::Exit
     };
 
+    if is_missed(block, idle, desc, sp) {
+        return count_missed(desc, phase) as u64;
+    }
     let held = block.guard.load(Relaxed);
     let registered = match held {
         0 => table::register(block),
@@ -108,6 +129,7 @@ pub(crate) unsafe extern "C" fn run_slow(key: u64, phase: u64, ctx: *mut u64) ->
         Err(Unregistered::Guest) => unsafe { run_as(block, key, 0, desc, phase, ctx) },
         // Idle: a signal handler registered the thread between the image's look and ours.
         Ok(()) if held == 0 || held == idle => {
+            block.depth.store(0, Relaxed);
             // SAFETY: as above.
             unsafe { run_as(block, key, idle, desc, phase, ctx) }
         }
@@ -117,10 +139,32 @@ pub(crate) unsafe extern "C" fn run_slow(key: u64, phase: u64, ctx: *mut u64) ->
     verdict as u64
 }
 
+/// In a guard: the image's programs run from here. (Keys are even.)
+const BY_SLOW_PATH: u64 = 1;
+
+/// Counts out the call whose programs `key` stands for, since it was left.
+///
+/// # Safety
+/// 1. `key` is or was in the guard of this thread, and its image cannot be freed before this.
+pub(crate) unsafe fn count_out(block: &ThreadBlock, key: u64) {
+    // SAFETY: 1. caller's contract.
+    let desc = unsafe { desc_of(key) };
+    let is_counted = match desc.counts {
+        Counts::Calls { on_shadow } => !on_shadow,
+        Counts::SlowPath => key & BY_SLOW_PATH != 0,
+    };
+    if is_counted {
+        let line = desc.inflight + block.shard_off.load(Relaxed);
+        // SAFETY: 1. the image's counter has such a line, and lives as long as the image.
+        let line = unsafe { &*(line as *const AtomicU64) };
+        line.fetch_sub(1, Release);
+    }
+}
+
 /// # Safety
 /// 1. `key` belongs to an image that cannot be freed now.
 unsafe fn desc_of<'a>(key: u64) -> &'a Desc {
-    let at = (key - 8) as *const *const Desc;
+    let at = ((key & !BY_SLOW_PATH) - 8) as *const *const Desc;
     // SAFETY: 1. codegen puts the descriptor's address in the eight bytes before each key, at
     //    any even address.
     let desc = unsafe { at.read_unaligned() };
@@ -140,13 +184,42 @@ unsafe fn run_as(
     phase: Phase,
     ctx: *mut u64,
 ) -> Verdict {
-    block.guard.store(key, Relaxed);
+    block.guard.store(key | BY_SLOW_PATH, Relaxed);
     compiler_fence(SeqCst);
     // SAFETY: 2. passed on.
     let verdict = unsafe { run_programs(desc, phase, ctx) };
     compiler_fence(SeqCst);
     block.guard.store(after, Relaxed);
     verdict
+}
+
+/// Whether the call is one that its own programs made, when it is known which of them were left.
+#[inline(never)]
+fn is_missed(block: &ThreadBlock, idle: u64, desc: &Desc, sp: u64) -> bool {
+    mark::forget_left(block, sp, Records::Trusted);
+    // Reading records is for calls that would be missed.
+    is_recursion(block, idle, desc, sp)
+        && (!mark::forget_left(block, sp, Records::Read) || is_recursion(block, idle, desc, sp))
+}
+
+/// Whether programs of the function run on this thread already, or nesting is too deep.
+#[inline(never)]
+fn is_recursion(block: &ThreadBlock, idle: u64, desc: &Desc, sp: u64) -> bool {
+    let held = block.guard.load(Relaxed);
+    if held == 0 || held == idle {
+        return false;
+    }
+    let depth = block.depth.load(Relaxed) as usize;
+    let mark = block.mark.load(Relaxed);
+    if depth >= MAX_NESTING || mark::is_alone(mark, sp) {
+        return true;
+    }
+    // SAFETY: 1. entered, and running as a grace period sees it, so its image lives.
+    let runs = |(key, mark)| unsafe { desc_of(key) }.func == desc.func && mark::runs(mark, sp);
+    // A child of `vfork` that runs as a thread without them: nesting ends by its depth alone.
+    let levels = table::levels(block);
+    let outer = |level| levels.is_some_and(|levels| runs(levels.level(level)));
+    runs((held, mark)) || (0..depth).any(outer)
 }
 
 /// # Safety
@@ -160,30 +233,23 @@ unsafe fn run_nested(
     ctx: *mut u64,
 ) -> Verdict {
     let depth = block.depth.load(Relaxed) as usize;
-    // SAFETY: 1. `held` is in the guard, so its image is entered and lives.
-    let mut recursion = unsafe { desc_of(held) }.func == desc.func || depth >= MAX_NESTING;
-    // A child of `vfork` that runs as a thread without them: nesting ends by its depth alone.
+    let mark = block.mark.load(Relaxed);
     let levels = table::levels(block);
-    let nested = levels.map(|levels| &levels.nested);
-    for outer in nested.iter().flat_map(|n| &n[..depth.min(MAX_NESTING)]) {
-        // SAFETY: 1. entered below the current one, so it lives.
-        recursion |= unsafe { desc_of(outer.load(Relaxed)) }.func == desc.func;
-    }
-    if recursion {
-        return count_missed(desc, phase);
-    }
     // The order lets a signal handler on this thread, or a grace period that looks at any
     // moment, find every key: first the copy, then the depth, then the guard.
-    if let Some(nested) = nested {
-        nested[depth].store(held, Relaxed);
+    if let Some(levels) = levels {
+        levels.nested[depth].store(held, Relaxed);
+        levels.marks[depth].store(mark, Relaxed);
     }
     compiler_fence(SeqCst);
-    block.depth.store(depth as u64 + 1, Relaxed);
+    block.depth.store(depth as u32 + 1, Relaxed);
     compiler_fence(SeqCst);
+    block.mark.store(0, Relaxed);
     // SAFETY: passed on.
     let verdict = unsafe { run_as(block, key, held, desc, phase, ctx) };
+    block.mark.store(mark, Relaxed);
     compiler_fence(SeqCst);
-    block.depth.store(depth as u64, Relaxed);
+    block.depth.store(depth as u32, Relaxed);
     verdict
 }
 

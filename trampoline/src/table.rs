@@ -17,7 +17,7 @@ use crate::guard::{self, Levels, ThreadBlock};
 use crate::shadow;
 
 const CLAIMED: i32 = -1;
-const SLAB_ENTRIES: usize = 146;
+const SLAB_ENTRIES: usize = 105;
 
 /// Lines of an in-flight counter; a thread uses one of them.
 pub(crate) const SHARDS: usize = 8;
@@ -187,7 +187,7 @@ fn any_block(tid: i32, is_so: impl Fn(&ThreadBlock, &Levels, u64) -> bool) -> bo
     found.any(|e| {
         let at = e.block.load(Ordering::Relaxed);
         match read_block(at) {
-            Copied::Block(block) => is_so(&block, &e.levels, guard::idle_value(at)),
+            Copied::All(block) => is_so(&block, &e.levels, guard::idle_value(at)),
             // Of a thread that has ended, and whose id is used again.
             Copied::Gone => false,
             Copied::Unknown => true,
@@ -216,19 +216,35 @@ pub(crate) fn holds_here(is_of: impl Fn(u64) -> bool) -> bool {
     block.holds(levels(block), guard::idle_value(block.addr()), is_of)
 }
 
-/// What the kernel says of a block.
-enum Copied {
-    Block(ThreadBlock),
-    /// Its memory is not mapped any more.
+/// What the kernel says of memory.
+enum Copied<T> {
+    All(T),
+    /// It is not mapped any more.
     Gone,
     /// The kernel does not say.
     Unknown,
 }
 
 /// Copies a block of another thread, whose memory may be gone by now.
-fn read_block(at: u64) -> Copied {
-    let mut copy = std::mem::MaybeUninit::<ThreadBlock>::uninit();
-    let len = size_of::<ThreadBlock>();
+fn read_block(at: u64) -> Copied<ThreadBlock> {
+    // SAFETY: 1. any bytes are a block.
+    unsafe { read(at) }
+}
+
+/// Two words of this process, which may be gone.
+pub(crate) fn read_words(at: u64) -> Option<[u64; 2]> {
+    // SAFETY: 1. any bytes are words.
+    match unsafe { read(at) } {
+        Copied::All(words) => Some(words),
+        Copied::Gone | Copied::Unknown => None,
+    }
+}
+
+/// # Safety
+/// 1. Any bytes are a `T`.
+unsafe fn read<T>(at: u64) -> Copied<T> {
+    let mut copy = std::mem::MaybeUninit::<T>::uninit();
+    let len = size_of::<T>();
     let local = [copy.as_mut_ptr().expose_provenance(), len];
     let remote = [at as usize, len];
     let (local_at, remote_at) = (
@@ -241,8 +257,8 @@ fn read_block(at: u64) -> Copied {
     // 1. Both are an `iovec`: an address and a length; `local` is writable.
     // 2. The kernel checks `remote`; memory that is gone is an error, not a fault.
     match unsafe { syscall(libc::SYS_process_vm_readv, args) } {
-        // SAFETY: 1. all bytes were written when the kernel says so; any bytes are a block.
-        Ok(got) if got == len => Copied::Block(unsafe { copy.assume_init() }),
+        // SAFETY: 1. all bytes were written when the kernel says so. 2. Caller's contract.
+        Ok(got) if got == len => Copied::All(unsafe { copy.assume_init() }),
         Ok(_) | Err(libc::EFAULT) => Copied::Gone,
         Err(_) => Copied::Unknown,
     }

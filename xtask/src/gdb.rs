@@ -49,7 +49,7 @@ impl Gdb {
         let make = |dir: &Path| {
             let step = Step::new("fetching gdb (once; about 50 MB)");
             let apt = Apt::update(&lab.tree, &lab.stage, dir, (SUITE, GUEST_ARCH), &step)?;
-            let packages = libraries_of(&apt, lab)?;
+            let packages = with_libraries(&apt, lab, &[PACKAGE])?;
             for deb in apt.download(&packages, &step)? {
                 let is_python = deb.to_string_lossy().contains(PYTHON);
                 for pattern in &PATTERNS[..if is_python { 3 } else { 2 }] {
@@ -85,12 +85,12 @@ impl Gdb {
     }
 }
 
-/// gdb's package, and those of libraries that it needs and the tree does not have.
-fn libraries_of(apt: &Apt<'_>, lab: &VmLab) -> Result<Vec<String>> {
+/// These packages, and those of libraries that they need and the tree does not have.
+pub(crate) fn with_libraries(apt: &Apt<'_>, lab: &VmLab, packages: &[&str]) -> Result<Vec<String>> {
     let installed = lab.tree.host_path("var/lib/dpkg/info");
     let is_there = |name: &str| installed.join(format!("{name}:{GUEST_ARCH}.list")).exists();
     let is_wanted = |name: &str| name.starts_with("lib") || name.starts_with("zlib");
-    let mut packages = vec![PACKAGE.to_owned()];
+    let mut packages: Vec<String> = packages.iter().map(ToString::to_string).collect();
     let mut asked = 0;
     while let Some(package) = packages.get(asked).cloned() {
         asked += 1;

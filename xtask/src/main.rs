@@ -24,6 +24,7 @@ mod elf;
 mod enter;
 mod fuzz;
 mod gdb;
+mod hosts;
 mod initramfs;
 mod kernel;
 mod lab;

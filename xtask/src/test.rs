@@ -12,6 +12,7 @@ use lab_init::job::{Job, Kind, SLOW_PREFIX};
 use crate::{
     cargo::{Built, Want, build},
     gdb::{self, GDB_VAR, Gdb},
+    hosts,
     initramfs::files_under,
     lab::{AS_VAR, Lab, LabKind, Load, Place, run_here},
     report::Report,
@@ -89,10 +90,10 @@ impl Selection {
             .chain(files)
     }
 
-    /// Whether the executable called `name` may run any test.
-    fn wants(&self, built: &Built, name: &str) -> bool {
+    /// Whether the executable called `name` may run a test that has one of `words` in its name.
+    fn wants(&self, built: &Built, name: &str, words: &[&str]) -> bool {
         let is_there = built.executables.iter().any(|e| e.name == name);
-        let is_meant = |filter: &String| filter.contains(name);
+        let is_meant = |filter: &String| words.iter().any(|word| filter.contains(word));
         is_there && (self.filters.is_empty() || self.filters.iter().any(is_meant))
     }
 
@@ -179,13 +180,18 @@ fn test_places(
     if matches!(lab.kind, LabKind::Native) && Path::new(NATIVE_AS).exists() {
         env.push((AS_VAR, NATIVE_AS));
     }
-    let gdb = if selection.wants(&built, gdb::NAME) {
+    let gdb = if selection.wants(&built, gdb::NAME, &[gdb::NAME]) {
         take_gdb(lab, &mut load)?
     } else {
         None
     };
     let gdb = gdb.map(|path| path.to_string_lossy().into_owned());
     env.extend(gdb.as_deref().map(|path| (GDB_VAR, path)));
+    let hosts = match selection.wants(&built, hosts::NAME, &hosts::WORDS) {
+        true => hosts::take(&lab.kind, &mut load)?,
+        false => Vec::new(),
+    };
+    env.extend(hosts.iter().map(|(name, path)| (*name, &**path)));
     add_tests(&mut load, &built, selection, &env);
     let data = files_under(root, &|path| is_test_data(root, path))?;
     load.files.extend(data);

@@ -127,6 +127,7 @@ mod tick;
 mod trap;
 mod window;
 
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::addr::{RxAddr, RxRange};
@@ -151,9 +152,12 @@ const PATIENCE_BACK: Duration = Duration::from_secs(5);
 /// How long a thread may block SIGTRAP at least: it may be in a signal handler, between two calls
 /// that set its mask, or starting.
 const UNBLOCKING: Duration = Duration::from_secs(2);
-/// For how long that is waited for alone, at first. Afterwards changes without traps are tried
-/// (`window`), so many times; then it is waited for again, twice as long.
-const UNBLOCKING_SOON: Duration = Duration::from_millis(50);
+/// For how long that is waited for alone, at first: one that is starting may have to wait for a hart.
+/// Afterwards changes without traps are tried (`window`), so many times; then it is waited for again,
+/// twice as long.
+const UNBLOCKING_SOON: Duration = Duration::from_millis(500);
+/// The same of the thread that was the reason for the last change without traps.
+const UNBLOCKING_NEVER: Duration = Duration::from_millis(20);
 const WINDOWS: usize = 3;
 /// However little of all that a machine that is busy gets done in its time.
 const LEAST_ROUNDS: usize = 3;
@@ -312,6 +316,7 @@ fn planned(
         for _ in 0..WINDOWS {
             let (mut state, plans) = plan_locked(&plan)?;
             if Batch::carry_out_waiting(&mut state, plans, window)?.is_some() {
+                DEAF.store(tid, Ordering::Relaxed);
                 return Ok(None);
             }
             drop(state);
@@ -324,6 +329,9 @@ fn planned(
         patience = patience.saturating_mul(2);
     }
 }
+
+/// The thread that was the reason for the last change without traps.
+static DEAF: AtomicI32 = AtomicI32::new(0);
 
 /// Whether traps can be laid.
 enum Safe {
@@ -361,6 +369,10 @@ fn planned_with_traps(
         if since.0 != tid {
             since = (tid, Instant::now());
         }
+        let patience = match DEAF.load(Ordering::Relaxed) == tid {
+            true => patience.min(UNBLOCKING_NEVER),
+            false => patience,
+        };
         if since.1.elapsed() > patience || start.elapsed() > UNBLOCKING {
             return Ok(Safe::Blocks(tid));
         }

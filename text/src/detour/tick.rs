@@ -26,10 +26,9 @@ use std::time::Duration;
 use super::check::load_half;
 use super::table;
 use crate::addr::RxAddr;
-use crate::error::TextError;
 use crate::insn::C_J_0;
 use crate::sys::BlockedSignals;
-use crate::syscall::syscall;
+use crate::syscall::{Errno, syscall};
 use crate::txn::Prepared;
 
 /// Hands `go` where a thread goes on that waits at the closed entry `pc`. Async-signal-safe, and
@@ -82,7 +81,7 @@ impl<'a> Closed<'a> {
     }
 
     /// Stores the old heads. Async-signal-safe.
-    pub(super) fn open(&self) -> Result<(), TextError> {
+    pub(super) fn open(&self) -> Result<(), Errno> {
         self.prepared.store(self.opens.iter().copied())
     }
 
@@ -94,7 +93,7 @@ impl<'a> Closed<'a> {
         let is_late = now_ns() >= self.deadline_ns;
         if self.tid == gettid() && is_late && self.stage.load(Ordering::SeqCst) == CLOSED {
             // Once a hart has heard of it, it is open; `window` flushes again.
-            std::mem::forget(self.open());
+            let _ = self.open();
             self.stage.store(OPENED, Ordering::SeqCst);
         }
     }

@@ -52,6 +52,7 @@ use crate::addr::RxAddr;
 use crate::error::TextError;
 use crate::insn::C_EBREAK;
 use crate::state::State;
+use crate::syscall::Errno;
 use crate::threads::{self, Patience};
 use crate::txn::Prepared;
 
@@ -131,11 +132,11 @@ pub(super) fn carry_out(
         // A hart that has not heard of it waits until it fetches anew.
         let _ = (0..FLUSHES).any(|_| closed.open().is_ok());
         return match closing {
-            Err(why) => Err(unchanged(why)),
+            Err(errno) => Err(unchanged(TextError::Flush { errno })),
             Ok(()) => Ok(Window::Stuck),
         };
     }
-    let again = |store: &dyn Fn() -> Result<(), TextError>| {
+    let again = |store: &dyn Fn() -> Result<(), Errno>| {
         (0..FLUSHES).any(|_| {
             let is_done = store().is_ok();
             if !is_done {
@@ -144,7 +145,8 @@ pub(super) fn carry_out(
             is_done
         })
     };
-    if let Err(why) = prepared.store(part(Part::Tail).map(new)) {
+    if let Err(errno) = prepared.store(part(Part::Tail).map(new)) {
+        let why = TextError::Flush { errno };
         let left = match again(&|| prepared.store(part(Part::Tail).map(old))) {
             true => {
                 let _ = again(&|| closed.open());
@@ -157,7 +159,8 @@ pub(super) fn carry_out(
         };
         return Err(Refused { why, left });
     }
-    if let Err(why) = prepared.store(part(Part::Head).map(new)) {
+    if let Err(errno) = prepared.store(part(Part::Head).map(new)) {
+        let why = TextError::Flush { errno };
         if !again(&|| prepared.store(part(Part::Head).map(new))) {
             return Err(Refused {
                 why,

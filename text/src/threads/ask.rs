@@ -43,7 +43,8 @@ use super::frames::{
     UnknownRun,
 };
 use super::proc::StackRuns;
-use super::sys::{self, Errno, Room};
+use super::sys::{self, Errno};
+use crate::bare::Buf;
 use crate::signal::{self, Action};
 use crate::syscall::syscall;
 
@@ -95,6 +96,21 @@ impl Question<'_> {
         };
         (!self.spans.contains(there)).then_some(there)
     }
+}
+
+/// Whether there is a context on the stack of the calling thread that a signal has interrupted, or
+/// it cannot be seen. Async-signal-safe.
+#[inline(never)]
+pub(super) fn is_interrupting() -> bool {
+    let mut buf = [0; 1024];
+    let sp = (&raw const buf).expose_provenance() as u64;
+    let bounds = Bounds {
+        runs: &StackRuns::default(),
+        unknown: UnknownRun::ToFirstHole,
+        tp: None,
+    };
+    let found = frames::search(sp, &Spans::everywhere(), bounds, Marked::Dead, &mut buf);
+    found != Ok(Frames::Clear)
 }
 
 /// Where the thread that answers will go on.
@@ -317,10 +333,10 @@ fn answer_signal(value: u64, context: &Context<'_>, carry_to: impl FnOnce(u64)) 
         carry_to(there);
         here.pc = there;
     }
-    let mut buf = Room::<HANDLER_BUF_BYTES>::new();
+    let mut buf = Buf::<HANDLER_BUF_BYTES>::new();
     let answer = question.answer_here(here, buf.zeroed());
     // Leave no copy of a frame behind in dead stack, where the next search would find it.
-    std::hint::black_box(buf.zeroed());
+    buf.zeroed();
     let state = match answer {
         Answer::Outside => State::Outside,
         Answer::Inside => State::Inside,
@@ -335,11 +351,10 @@ extern "C" fn on_signal(_signo: c_int, info: *mut libc::siginfo_t, ucontext: *mu
     // SAFETY: 1. it has room for a value whatever its kind; a value that is none of ours names no
     //    open question.
     let value = unsafe { info.si_value() };
-    let mut copy = Room::<UCONTEXT_BYTES>::new();
-    // SAFETY:
-    // 1. The kernel passes a ucontext, which is longer than this and aligned to 16; nobody else
-    //    writes it.
-    let bytes = unsafe { copy.copy_of(ucontext.cast()) };
+    let mut copy = Buf::<UCONTEXT_BYTES>::new();
+    // SAFETY: 1. the kernel passes a ucontext, which is longer than this, aligned to 16, and
+    //    written by no other thread.
+    let bytes = unsafe { copy.copied(ucontext.cast()) };
     if let Some(context) = Context::new(bytes) {
         answer_signal(value.sival_ptr.addr() as u64, &context, |there| {
             // SAFETY: 1. the field is inside the ucontext.
@@ -360,7 +375,7 @@ extern "C" fn on_signal(_signo: c_int, info: *mut libc::siginfo_t, ucontext: *mu
         });
     }
     // No copy of the frame stays behind in dead stack.
-    std::hint::black_box(copy.zeroed());
+    copy.zeroed();
     // SAFETY: 1. the field is inside the ucontext.
     let uc_link = unsafe { ucontext.byte_add(UC_LINK_OFF) };
     // SAFETY:

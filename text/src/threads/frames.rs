@@ -42,7 +42,10 @@ use super::sys::{self, Errno};
 use crate::RxRange;
 
 /// Code ranges, sorted and joined: what a pc is looked up in.
-pub(super) struct Spans(Vec<(u64, u64)>);
+pub(super) struct Spans {
+    joined: Vec<(u64, u64)>,
+    are_everywhere: bool,
+}
 
 impl Spans {
     pub(super) fn new(ranges: &[RxRange]) -> Self {
@@ -59,15 +62,24 @@ impl Spans {
             }
             joined
         });
-        Self(spans)
+        Self {
+            joined: spans,
+            are_everywhere: false,
+        }
+    }
+
+    /// All there is. Allocates nothing.
+    pub(super) const fn everywhere() -> Self {
+        Self {
+            joined: Vec::new(),
+            are_everywhere: true,
+        }
     }
 
     pub(super) fn contains(&self, pc: u64) -> bool {
-        let after = self.0.partition_point(|&(start, _)| start <= pc);
-        after
-            .checked_sub(1)
-            .and_then(|last| self.0.get(last))
-            .is_some_and(|span| pc < span.1)
+        let after = self.joined.partition_point(|&(start, _)| start <= pc);
+        let span = after.checked_sub(1).and_then(|last| self.joined.get(last));
+        self.are_everywhere || span.is_some_and(|span| pc < span.1)
     }
 }
 

@@ -213,6 +213,14 @@ pub fn pass_by_watch(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck>
     engine::prove(watch, patience)
 }
 
+/// Whether the calling thread is in a signal handler, as far as can be known: a frame of the kernel
+/// is on its stack, or that cannot be read. A stale frame counts too ([`frames`]).
+///
+/// Async-signal-safe. A system call for each kilobyte of stack.
+pub fn may_be_in_handler() -> bool {
+    ask::is_interrupting()
+}
+
 /// A thread of this process that blocks signal `signo`, if there is one. `Ok(None)` also where the
 /// kernel shows an emulator's threads instead of ours.
 pub(crate) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {

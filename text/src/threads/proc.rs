@@ -12,7 +12,8 @@
 
 use std::ffi::CStr;
 
-use super::sys::{self, Errno, Fd, Room};
+use super::sys::{self, Errno, Fd};
+use crate::bare::Buf;
 use crate::sys::{BlockedSignals, FAULTS};
 
 /// One line of `/proc/self/task/TID/syscall`.
@@ -111,7 +112,7 @@ impl Tasks {
     pub(super) fn open() -> Result<Self, Errno> {
         let folder = open_folder()?;
         let status = sys::open(None, c"/proc/thread-self/status")?;
-        let mut room = Room::<STATUS_BYTES>::new();
+        let mut room = Buf::<STATUS_BYTES>::new();
         let buf = room.zeroed();
         let got = status.read_from_start(buf)?;
         let me = ids(&buf[..got]).ok_or(libc::EIO)?;
@@ -148,14 +149,14 @@ impl Tasks {
         if self.me.own == self.me.shown {
             return Ok(Tid { own: shown, shown });
         }
-        let mut room = Room::<STATUS_BYTES>::new();
+        let mut room = Buf::<STATUS_BYTES>::new();
         let buf = room.zeroed();
         ids(self.read(shown, "/status", buf)?).ok_or(libc::EIO)
     }
 
     /// Whether the thread blocks signal `signo`, by the `SigBlk` row of its status.
     pub(super) fn blocks_signal(&self, tid: Tid, signo: i32) -> Result<bool, Errno> {
-        let mut room = Room::<STATUS_BYTES>::new();
+        let mut room = Buf::<STATUS_BYTES>::new();
         let buf = room.zeroed();
         let status = self.read(tid.shown, "/status", buf)?;
         let mask = row(status, b"SigBlk:").and_then(hex).ok_or(libc::EIO)?;
@@ -166,7 +167,7 @@ impl Tasks {
     /// leader that waits for the others), or it is a worker of io_uring, which blocks all signals.
     /// These rows can be read whoever this process is.
     pub(super) fn is_in_kernel_for_good(&self, tid: Tid) -> Result<bool, Errno> {
-        let mut room = Room::<STAT_BYTES>::new();
+        let mut room = Buf::<STAT_BYTES>::new();
         let buf = room.zeroed();
         let stat = self.read(tid.shown, "/stat", buf)?;
         never_in_user_code(stat).ok_or(libc::EIO)
@@ -212,7 +213,7 @@ impl Task {
 
     /// The thread's syscall line, as read and as parsed.
     pub(super) fn syscall(&self) -> Result<SyscallLine, Errno> {
-        let mut room = Room::<256>::new();
+        let mut room = Buf::<256>::new();
         let buf = room.zeroed();
         let got = self.syscall.read_from_start(buf)?;
         SyscallLine::parse(&buf[..got]).ok_or(libc::EIO)
@@ -223,7 +224,7 @@ impl Task {
         if self.schedstat.is_some() {
             return self.runs_by_schedstat();
         }
-        let mut room = Room::<STATUS_BYTES>::new();
+        let mut room = Buf::<STATUS_BYTES>::new();
         let buf = room.zeroed();
         let status = self.status.as_ref().ok_or(libc::ENOENT)?;
         let got = status.read_from_start(buf)?;
@@ -231,7 +232,7 @@ impl Task {
     }
 
     fn runs_by_schedstat(&self) -> Result<u64, Errno> {
-        let mut room = Room::<96>::new();
+        let mut room = Buf::<96>::new();
         let buf = room.zeroed();
         let file = self.schedstat.as_ref().ok_or(libc::ENOENT)?;
         let got = file.read_from_start(buf)?;

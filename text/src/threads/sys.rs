@@ -9,54 +9,11 @@
 )]
 
 use std::ffi::CStr;
-use std::mem::MaybeUninit;
 use std::time::Duration;
 
 use crate::syscall::syscall;
 
 pub(super) use crate::syscall::Errno;
-
-/// Room for bytes, made and wiped without `memset`, which may be closed at this moment
-/// ([`crate::detour`]): this thread would wait for it, in the question's handler until the end.
-#[repr(C, align(8))]
-pub(super) struct Room<const N: usize>(MaybeUninit<[u8; N]>);
-
-impl<const N: usize> Room<N> {
-    pub(super) const fn new() -> Self {
-        const { assert!(N % 8 == 0, "whole words") };
-        Self(MaybeUninit::uninit())
-    }
-
-    /// All of it, zeros.
-    #[inline(always)]
-    pub(super) fn zeroed(&mut self) -> &mut [u8; N] {
-        let words = self.0.as_mut_ptr().cast::<u64>();
-        for i in 0..N / 8 {
-            let word = words.wrapping_add(i);
-            // SAFETY: 1. inside of the room, and aligned like it.
-            unsafe { word.write_volatile(0) };
-        }
-        // SAFETY: 1. every byte has been written.
-        unsafe { self.0.assume_init_mut() }
-    }
-
-    /// What is at `from`, copied without `memcpy`.
-    ///
-    /// # Safety
-    /// 1. There are `N` readable bytes, aligned to 8, which nobody writes.
-    #[inline(always)]
-    pub(super) unsafe fn copy_of(&mut self, from: *const u64) -> &mut [u8; N] {
-        let words = self.0.as_mut_ptr().cast::<u64>();
-        for i in 0..N / 8 {
-            // SAFETY: 1. the caller's promise.
-            let word = unsafe { from.wrapping_add(i).read_volatile() };
-            // SAFETY: 1. inside of the room, and aligned like it.
-            unsafe { words.wrapping_add(i).write_volatile(word) };
-        }
-        // SAFETY: 1. every byte has been written.
-        unsafe { self.0.assume_init_mut() }
-    }
-}
 
 /// A file descriptor of this module, closed on drop.
 pub(super) struct Fd(i32);

@@ -287,23 +287,23 @@ impl Gen {
         // depth, then the word; and back. A signal handler in between stores the same copy.
         self.e.bind(nested);
         self.thread_block();
-        self.e.ld(T3, T5, OPS_DEPTH_OFF as u32);
+        self.e.lw(T3, T5, OPS_DEPTH_OFF);
         self.e.li(T4, OPS_NESTING as i64);
         self.e.branch(Cond::Geu, T3, T4, too_deep);
         self.nested_place();
         self.e.sd(T1, T4, OPS_NESTED_OFF as u32);
         self.e.addi(T3, T3, 1);
-        self.e.sd(T3, T5, OPS_DEPTH_OFF as u32);
+        self.e.sw(T3, T5, OPS_DEPTH_OFF);
         self.load_cell(stub.cell);
         self.e.sd(T1, T5, OPS_OFF as u32);
         self.e.call_reg(Ra, T1);
         self.thread_block();
-        self.e.ld(T3, T5, OPS_DEPTH_OFF as u32);
+        self.e.lw(T3, T5, OPS_DEPTH_OFF);
         self.e.addi(T3, T3, -1);
         self.nested_place();
         self.e.ld(T4, T4, OPS_NESTED_OFF as u32);
         self.e.sd(T4, T5, OPS_OFF as u32);
-        self.e.sd(T3, T5, OPS_DEPTH_OFF as u32);
+        self.e.sw(T3, T5, OPS_DEPTH_OFF);
         self.e.jump(stub.out);
 
         self.e.bind(too_deep);

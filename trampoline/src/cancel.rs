@@ -10,30 +10,24 @@
 //! bit is found by comparing the block in both states ([`find`]), once, when the first closure is
 //! made. If that does not give exactly one bit, closures run as if there were no cancellation.
 //!
-//! Key functions: [`find`], [`disable`]. Neighbour: `panics`. Source: `pthread_setcancelstate(3)`;
+//! Key functions: [`find`], [`disable`]. Neighbour: `mark`. Source: `pthread_setcancelstate(3)`;
 //! glibc `nptl/pthread_setcancelstate.c`, `nptl/descr.h`; psABI for `tp`.
 #![cfg_attr(
     target_arch = "riscv64",
     expect(unsafe_code, reason = "changes a bit of libc's thread block")
 )]
 
-pub(crate) use imp::{disable, find};
-
-/// Enables what was enabled before, when it is dropped.
-pub(crate) struct Disabled {
-    #[cfg(target_arch = "riscv64")]
-    place: u64,
-}
+pub use imp::find;
+pub(crate) use imp::{disable, enable};
 
 #[cfg(target_arch = "riscv64")]
 mod imp {
-    use std::arch::asm;
     use std::ffi::c_int;
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
     use text::syscall::syscall;
 
-    use super::Disabled;
+    use crate::guard::tp;
 
     /// Bytes below `tp` that are compared: more than any C library's block of a thread.
     const BLOCK_BYTES: usize = 4096;
@@ -55,18 +49,11 @@ mod imp {
     const DISABLE: c_int = 1;
 
     /// Finds the bit, if it has not been looked for.
-    pub(crate) fn find() {
+    pub fn find() {
         if PLACE.load(Ordering::Relaxed) == 0 {
             let found = (0..TRIES).find_map(|_| compare());
             PLACE.store(found.unwrap_or(NOWHERE), Ordering::Relaxed);
         }
-    }
-
-    fn tp() -> u64 {
-        let tp: u64;
-        // SAFETY: 1. copies a register; touches no memory.
-        unsafe { asm!("mv {}, tp", out(reg) tp, options(nomem, nostack, preserves_flags)) };
-        tp
     }
 
     /// The place, if the two states differ in one bit alone.
@@ -113,29 +100,22 @@ mod imp {
         words
     }
 
-    /// Disables cancellation of this thread.
+    /// Disables cancellation of this thread. Was it enabled?
     #[inline]
-    pub(crate) fn disable() -> Disabled {
+    pub(crate) fn disable() -> bool {
         let place = PLACE.load(Ordering::Relaxed);
         if place == 0 || place == NOWHERE {
-            return Disabled { place: 0 };
+            return false;
         }
         let was = word(place).fetch_or(place as u32, Ordering::Relaxed);
-        Disabled {
-            place: match was & place as u32 {
-                0 => place,
-                _ => 0,
-            },
-        }
+        was & place as u32 == 0
     }
 
-    impl Drop for Disabled {
-        #[inline]
-        fn drop(&mut self) {
-            if self.place != 0 {
-                word(self.place).fetch_and(!(self.place as u32), Ordering::Relaxed);
-            }
-        }
+    /// Enables it again, where [`disable`] has disabled it.
+    #[inline]
+    pub(crate) fn enable() {
+        let place = PLACE.load(Ordering::Relaxed);
+        word(place).fetch_and(!(place as u32), Ordering::Relaxed);
     }
 
     #[inline]
@@ -152,12 +132,12 @@ mod imp {
 
 #[cfg(not(target_arch = "riscv64"))]
 mod imp {
-    use super::Disabled;
-
     /// Nothing is hooked there.
-    pub(crate) fn find() {}
+    pub fn find() {}
 
-    pub(crate) fn disable() -> Disabled {
-        Disabled {}
+    pub(crate) fn disable() -> bool {
+        false
     }
+
+    pub(crate) fn enable() {}
 }
