@@ -2,7 +2,10 @@
 //! libcrypto, and the C library, as Debian ships them, stripped.
 //!
 //! For every function that the object has ([`Func::all_in`]) a jump at its entry is planned: of 4
-//! bytes where a pack is in reach of one, else of 8; and a trap of 2 bytes where neither can be.
+//! bytes where a pack is in reach of one, or an island of the object ([`text::Island`]) that is
+//! needed or makes it one store; else of 8; and a trap of 2 bytes where neither can be. Each
+//! function is looked at as if it were the only one; how many there are at once, while each keeps
+//! its island, stands beside it.
 //! The moved instructions are emitted for where they would stand, and proved to mean what the
 //! originals mean. Nothing is hooked.
 //!
@@ -11,7 +14,7 @@
 //! | `RVBPF_MEASURE` | rows |
 //! | --- | --- |
 //! | `insns` | `added/HOW`: instructions added to a call |
-//! | `code` | `jump/LIBRARY`, `trap/LIBRARY`, `refused/LIBRARY`: functions; `jump_share` |
+//! | `code` | `jump/LIBRARY`, `trap/LIBRARY`, `refused/LIBRARY`: functions; `no_trap/LIBRARY`, `no_window/LIBRARY`, `no_trap_share`, `no_window_share`: of all functions, those that a jump hooks, and those that one store hooks; `jump_share` |
 //! | not set | all |
 //!
 //! Prints tables, with the reasons against jumps, and writes `any.json`. Fails when a goal is
@@ -30,7 +33,7 @@ use std::process::ExitCode;
 
 use pack_alloc::{CHUNK_BYTES, Config, HugePolicy, Near, PackAlloc, PackBuf};
 use rv64::{Asm, Features};
-use text::{Convention, Func, FuncKind, RxAddr, find_symbol};
+use text::{Convention, Func, FuncKind, Island, Need, RxAddr, find_symbol};
 use trampoline::prologue::{Body, Jumps, Prologue, Reach, Refusal, plan, plan_trap, same_meaning};
 
 use crate::common::{Error, Goal, Row};
@@ -100,13 +103,22 @@ fn open(library: &str) -> Result<(), Error> {
 
 /// How a function can be hooked, and what stands against something better.
 enum How {
-    NearJump,
+    NearJump(Stores),
+    IslandJump(Stores),
     FarJump,
     Trap(Refusal),
     Not(Refusal),
     Vector,
     /// Nothing says where it ends, so a trap at its first instruction is all that is tried.
     NoLength,
+}
+
+/// What a change of a jump takes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stores {
+    One,
+    /// A trap, or a wait, comes first.
+    More,
 }
 
 /// What was found in a library.
@@ -117,7 +129,13 @@ struct Report {
     roomy: usize,
     roomy_jumps: usize,
     near_jumps: usize,
+    island_jumps: usize,
     far_jumps: usize,
+    /// Jumps that one store makes.
+    one_stores: usize,
+    /// The same, and jumps, if all functions are hooked at once.
+    jumps_at_once: usize,
+    one_stores_at_once: usize,
     traps: usize,
     refused: usize,
     /// What is jumped to from within functions, and not counted as one.
@@ -131,13 +149,18 @@ impl Report {
         let code = |f: &Func| (f.entry.get(), bytes_of(f));
         let jumps = Jumps::scan(funcs.iter().map(code));
         let mut packs = Packs::new();
+        let mut at_once = Vec::new();
         let mut report = Self {
             library,
             functions: 0,
             roomy: 0,
             roomy_jumps: 0,
             near_jumps: 0,
+            island_jumps: 0,
             far_jumps: 0,
+            one_stores: 0,
+            jumps_at_once: 0,
+            one_stores_at_once: 0,
             traps: 0,
             refused: 0,
             parts: 0,
@@ -146,20 +169,36 @@ impl Report {
         for func in funcs {
             match func.kind {
                 FuncKind::Part => report.parts += 1,
-                FuncKind::Called => report.add(func, how(func, &jumps, &mut packs)?),
+                FuncKind::Called => {
+                    let alone = |at, _| Island::reserve(at, Need::OnlyWay).is_some();
+                    report.add(func, how(func, &jumps, &mut packs, alone)?);
+                }
             }
+        }
+        for func in funcs.iter().filter(|f| f.kind == FuncKind::Called) {
+            let keeps = |at, need| {
+                let island = Island::reserve(at, need);
+                let is_there = island.is_some();
+                at_once.extend(island);
+                is_there
+            };
+            let how = how(func, &jumps, &mut packs, keeps)?;
+            report.jumps_at_once += usize::from(how.is_jump());
+            report.one_stores_at_once += usize::from(how.is_one_store());
         }
         Ok(report)
     }
 
     fn add(&mut self, func: &Func, how: How) {
         let is_roomy = func.len_bytes.is_some_and(|len| len >= ROOM_BYTES);
-        let is_jump = matches!(how, How::NearJump | How::FarJump);
+        let is_jump = how.is_jump();
+        self.one_stores += usize::from(how.is_one_store());
         self.functions += 1;
         self.roomy += usize::from(is_roomy);
         self.roomy_jumps += usize::from(is_roomy && is_jump);
         let (count, reason) = match how {
-            How::NearJump => (&mut self.near_jumps, None),
+            How::NearJump(_) => (&mut self.near_jumps, None),
+            How::IslandJump(_) => (&mut self.island_jumps, None),
             How::FarJump => (&mut self.far_jumps, None),
             How::Trap(refusal) => (&mut self.traps, Some(kind_of(&refusal))),
             How::Not(refusal) => (
@@ -180,7 +219,20 @@ impl Report {
     }
 
     fn jumps(&self) -> usize {
-        self.near_jumps + self.far_jumps
+        self.near_jumps + self.island_jumps + self.far_jumps
+    }
+}
+
+impl How {
+    fn is_jump(&self) -> bool {
+        matches!(self, How::NearJump(_) | How::IslandJump(_) | How::FarJump)
+    }
+
+    fn is_one_store(&self) -> bool {
+        matches!(
+            self,
+            How::NearJump(Stores::One) | How::IslandJump(Stores::One)
+        )
     }
 }
 
@@ -199,7 +251,13 @@ fn bytes_of(func: &Func) -> &'static [u8] {
     unsafe { std::slice::from_raw_parts(at, func.len_bytes.unwrap_or(0)) }
 }
 
-fn how(func: &Func, jumps: &Jumps, packs: &mut Packs) -> Result<How, Error> {
+/// `has_island` says whether there is one for a function and a need.
+fn how(
+    func: &Func,
+    jumps: &Jumps,
+    packs: &mut Packs,
+    mut has_island: impl FnMut(RxAddr, Need) -> bool,
+) -> Result<How, Error> {
     if func.convention == Convention::Variant {
         return Ok(How::Vector);
     }
@@ -211,14 +269,30 @@ fn how(func: &Func, jumps: &Jumps, packs: &mut Packs) -> Result<How, Error> {
         bytes: bytes_of(func),
         jumps,
     };
-    if let Some(near) = packs.near(func.entry) {
-        if let Ok(prologue) = plan(&body, Reach::Near) {
-            prove(&prologue, &body, near)?;
-            return Ok(How::NearJump);
-        }
+    let short = plan(&body, Reach::Near).ok();
+    let is_word = |p: &Prologue| func.entry.is_aligned(4) && p.offsets().eq([0]);
+    let stores = match short.as_ref().is_some_and(is_word) {
+        true => Stores::One,
+        false => Stores::More,
+    };
+    if let (Some(prologue), Some(near)) = (&short, packs.near(func.entry)) {
+        prove(prologue, &body, near)?;
+        return Ok(How::NearJump(stores));
     }
     let far = packs.far(func.entry)?;
-    let refusal = match plan(&body, Reach::Far) {
+    let long = plan(&body, Reach::Far);
+    let need = match (&long, stores) {
+        (Err(_), _) => Some(Need::OnlyWay),
+        (Ok(_), Stores::One) => Some(Need::NoWindow),
+        (Ok(_), Stores::More) => None,
+    };
+    if let (Some(prologue), Some(need)) = (&short, need) {
+        if has_island(func.entry, need) {
+            prove(prologue, &body, far)?;
+            return Ok(How::IslandJump(stores));
+        }
+    }
+    let refusal = match long {
         Ok(prologue) => {
             prove(&prologue, &body, far)?;
             return Ok(How::FarJump);
@@ -308,8 +382,32 @@ fn add_rows(reports: &[Report], rows: &mut Vec<Row>) {
             let row = Row::new(row, count as f64, "functions");
             rows.push(row.beside("all functions", report.functions as f64));
         }
+        let percent = |count: usize| 100.0 * count as f64 / report.functions as f64;
+        for (what, count, at_once) in [
+            ("no_trap", report.jumps(), report.jumps_at_once),
+            ("no_window", report.one_stores, report.one_stores_at_once),
+        ] {
+            let row = format!("{what}/{}", report.library);
+            let row = Row::new(row, percent(count), "% of all functions");
+            rows.push(row.beside("all at once", percent(at_once)));
+        }
     }
     let sum = |count: fn(&Report) -> usize| reports.iter().map(count).sum::<usize>() as f64;
+    let of_all = |count: fn(&Report) -> usize| 100.0 * sum(count) / sum(|r| r.functions);
+    for (what, count, at_once) in [
+        (
+            "no_trap_share",
+            of_all(Report::jumps),
+            of_all(|r| r.jumps_at_once),
+        ),
+        (
+            "no_window_share",
+            of_all(|r| r.one_stores),
+            of_all(|r| r.one_stores_at_once),
+        ),
+    ] {
+        rows.push(Row::new(what, count, "% of all functions").beside("all at once", at_once));
+    }
     let share = 100.0 * sum(|r| r.roomy_jumps) / sum(|r| r.roomy);
     let row = Row::new("jump_share", share, "% of functions of 8 bytes or more");
     rows.push(row.beside("goal", GOAL).wants(Goal::AtLeast(GOAL)));
@@ -317,14 +415,35 @@ fn add_rows(reports: &[Report], rows: &mut Vec<Row>) {
 
 fn print(reports: &[Report], rows: &[Row]) {
     println!(
-        "{:16}{:>10}{:>10}{:>10}{:>8}{:>10}{:>8}",
-        "", "functions", "jump of 4", "jump of 8", "trap", "refused", "parts"
+        "{:16}{:>10}{:>10}{:>10}{:>10}{:>8}{:>10}{:>8}{:>10}",
+        "",
+        "functions",
+        "jump of 4",
+        "by island",
+        "jump of 8",
+        "trap",
+        "refused",
+        "parts",
+        "one store"
     );
     for r in reports {
         println!(
-            "{:16}{:>10}{:>10}{:>10}{:>8}{:>10}{:>8}",
-            r.library, r.functions, r.near_jumps, r.far_jumps, r.traps, r.refused, r.parts
+            "{:16}{:>10}{:>10}{:>10}{:>10}{:>8}{:>10}{:>8}{:>10}",
+            r.library,
+            r.functions,
+            r.near_jumps,
+            r.island_jumps,
+            r.far_jumps,
+            r.traps,
+            r.refused,
+            r.parts,
+            r.one_stores
         );
+    }
+    println!("\nof all functions, in percent; and if all are hooked at once");
+    for row in rows.iter().filter(|r| r.row.starts_with("no_")) {
+        let at_once = row.peer_value.unwrap_or(0.0);
+        println!("{:28}{:>8.1}{at_once:>8.1}", row.row, row.value);
     }
     println!("\nwhy no jump");
     for r in reports {

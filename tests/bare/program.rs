@@ -20,7 +20,7 @@ use testlib::functions::tl_add2;
 use crate::graph::{Edge, Program, demangled};
 
 /// By name.
-const ROOTS: [&str; 28] = [
+const ROOTS: [&str; 29] = [
     // What images call.
     "rvbpf_trampoline::slow::run_slow",
     "rvbpf_shadow_grow_0_1",
@@ -31,6 +31,7 @@ const ROOTS: [&str; 28] = [
     "rvbpf::glue::session",
     // Handlers of signals, and what they ask the crates above.
     "rvbpf_text::detour::trap::handler::on_trap",
+    "rvbpf_text::detour::tick::handler::on_tick",
     "rvbpf_text::threads::ask::on_signal",
     "rvbpf::bpf::faults::handler::on_fault",
     "<rvbpf_text::detour::pass::Inside as rvbpf_text::threads::Watch>::busy_here",

@@ -237,25 +237,27 @@ fn hook_libc(rt: &Runtime, name: &str) -> Result<Hook, Error> {
     builder.on_entry(|_| {}).allow_trap().attach()
 }
 
-/// What each spawned child calls before it calls `execve`, and what has room for a jump.
-const TAKES_JUMP: &str = "dup2";
-/// What each spawned child calls, and what has none.
-const TAKES_TRAP: &str = "execve";
+/// What each spawned child calls: what has room for a long jump, and what has room for a short one,
+/// while the library has islands.
+const TAKES_JUMP: [&str; 2] = ["dup2", "execve"];
+const TAKES_SHORT_JUMP: &str = "execve";
 
 #[test]
 fn spawned_children_pass_jumps() {
     let _one = serial();
     let rt = Runtime::new().unwrap();
-    let hooked = hook_libc(&rt, TAKES_JUMP).unwrap();
-    assert_eq!(hooked.kind(), Some(EntryKind::Jump));
-    for _ in 0..10 {
-        assert_eq!(spawn(THIS), Spawned::Ran);
-        assert_eq!(spawn(NOWHERE), Spawned::Not(libc::ENOENT));
+    for name in TAKES_JUMP {
+        let hooked = hook_libc(&rt, name).unwrap();
+        assert_eq!(hooked.kind(), Some(EntryKind::Jump), "{name}");
+        for _ in 0..10 {
+            assert_eq!(spawn(THIS), Spawned::Ran, "{name}");
+            assert_eq!(spawn(NOWHERE), Spawned::Not(libc::ENOENT), "{name}");
+        }
+        assert_eq!(hooked.stats().runs, 20, "{name}");
+        hooked.detach().unwrap();
+        assert_eq!(spawn(THIS), Spawned::Ran, "{name}");
+        assert_eq!(hooked.stats().runs, 20, "{name}");
     }
-    assert_eq!(hooked.stats().runs, 20);
-    hooked.detach().unwrap();
-    assert_eq!(spawn(THIS), Spawned::Ran);
-    assert_eq!(hooked.stats().runs, 20);
     assert_settled(&rt);
 }
 
@@ -263,7 +265,10 @@ fn spawned_children_pass_jumps() {
 fn traps_end_spawned_children() {
     let _one = serial();
     let rt = Runtime::new().unwrap();
-    let hooked = hook_libc(&rt, TAKES_TRAP).unwrap();
+    let at = text::find_symbol(Some("libc.so.6"), TAKES_SHORT_JUMP).unwrap();
+    let all = std::iter::from_fn(|| text::Island::reserve(at, text::Need::OnlyWay));
+    let _none_left: Vec<text::Island> = all.collect();
+    let hooked = hook_libc(&rt, TAKES_SHORT_JUMP).unwrap();
     assert_eq!(hooked.kind(), Some(EntryKind::Trap));
     for _ in 0..10 {
         assert_eq!(spawn(THIS), Spawned::Trapped);
@@ -303,7 +308,7 @@ fn come_and_go_under_spawned_children(rest: Duration) {
         }
         let end = Instant::now() + CHURN;
         while Instant::now() < end {
-            let hooked = hook_libc(&rt, TAKES_JUMP).unwrap();
+            let hooked = hook_libc(&rt, TAKES_JUMP[0]).unwrap();
             assert_eq!(hooked.kind(), Some(EntryKind::Jump));
             hooked.detach().unwrap();
             rt.synchronize(PATIENCE).unwrap();

@@ -2,9 +2,10 @@
 //!
 //! For an array of zeros, or a copy, the compiler calls these functions, which may be hooked, or a
 //! trap at this moment ([`crate::syscall`]). A signal handler takes a [`Buf`] instead. Volatile
-//! stores also leave nothing behind when it is cleared before it goes.
+//! stores also leave nothing behind when it is cleared before it goes. What looks at threads takes
+//! one too: while `memset` is closed, each call of it costs that thread a tick of its timer.
 //!
-//! Neighbours: `threads::ask`.
+//! Neighbours: `threads::ask`, `threads::proc`.
 #![expect(unsafe_code, reason = "memory that is not initialised, word by word")]
 
 use std::mem::MaybeUninit;

@@ -400,8 +400,12 @@ pub enum TextError {
         reg: u8,
     },
     /// A thread blocks SIGTRAP, so the kernel would kill the process if it came by a site while
-    /// that is a trap. Kernel: `-EBUSY`.
-    #[error("thread {tid} blocks SIGTRAP: a trap would kill it")]
+    /// that is a trap; and the change needs a trap, or some thread could not be proved outside of
+    /// the covered bytes while calls waited at the entry. Kernel: `-EBUSY`.
+    #[error(
+        "thread {tid} blocks SIGTRAP: a trap would kill it, and the change could not be made \
+         without one"
+    )]
     SigtrapBlocked {
         /// The thread.
         tid: i32,

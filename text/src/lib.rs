@@ -14,6 +14,7 @@
 //! | `copy` | text that nobody can be executing |
 //! | `poke`, `plan` | live sites of two words: nop, call, jump; why no thread sees half of one |
 //! | `detour` | live code without a pad: a trap, then a jump over it; why no thread sees half of one |
+//! | `island` | [`Island`]: unused text in reach of a jump of one word |
 //! | `pad`, `object` | entry pads in foreign text |
 //! | `func`, `names` | [`Func`]: functions by their addresses and by their names |
 //! | `question` | what of that only the dynamic linker can say |
@@ -52,6 +53,7 @@ mod foreign;
 mod fork;
 mod func;
 mod insn;
+mod island;
 mod loaded;
 mod look;
 mod map;
@@ -90,6 +92,7 @@ pub use error::TextError;
 pub use flush::{FlushScope, SyncMode, flush_icache, sync_mode};
 pub use fork::{ForkHandlers, at_fork, come_before_allocators};
 pub use func::{Convention, Func, FuncKind, find_symbol, is_entry, look_symbol};
+pub use island::{Island, Need, give_back_all, lead_all};
 pub use loaded::segment_of;
 pub use look::Look;
 pub use map::{Backing, CodeMap, Place};

@@ -398,8 +398,21 @@ impl Loaded {
         executed.map(|h| self.range_of(h))
     }
 
-    fn loads(&self) -> impl Iterator<Item = &Header> {
+    /// The headers of what is mapped.
+    pub(crate) fn loads(&self) -> impl Iterator<Item = &Header> {
         self.headers.iter().filter(|h| h.kind == libc::PT_LOAD)
+    }
+
+    /// An object of these headers, without a file.
+    #[cfg(test)]
+    pub(crate) fn of_headers(base: u64, headers: Vec<Header>) -> Self {
+        Self {
+            base,
+            path: PathBuf::new(),
+            headers,
+            namespace: Namespace::default(),
+            closed: 0,
+        }
     }
 
     /// Its file cannot be used.

@@ -26,7 +26,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::ptr;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
@@ -312,6 +312,17 @@ impl RwView {
         //    page-aligned).
         // 2. Everybody else reads it by instruction fetch or atomic loads.
         unsafe { AtomicU32::from_ptr(at).store(word, Ordering::Release) };
+    }
+
+    /// One aligned store of half a word.
+    pub(crate) fn store_u16(&self, off_bytes: usize, half: u16) {
+        assert!(
+            off_bytes % 2 == 0,
+            "text view: unaligned store at {off_bytes}"
+        );
+        let at = self.at(off_bytes, 2).cast::<u16>();
+        // SAFETY: as in `store_u32`.
+        unsafe { AtomicU16::from_ptr(at).store(half, Ordering::Release) };
     }
 
     /// The word as the file has it.

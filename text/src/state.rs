@@ -13,6 +13,7 @@ use crate::error::TextError;
 use crate::flush::{FlushScope, flush_icache};
 use crate::foreign::Foreign;
 use crate::fork::ForkState;
+use crate::island::Islands;
 use crate::map::Backing;
 use crate::memory::TextMemory;
 use crate::proc_maps::ProcMaps;
@@ -58,6 +59,8 @@ pub(crate) struct State {
     pub(crate) detours: BTreeMap<u64, detour::Entry>,
     /// Whether threads can be started.
     pub(crate) gate: detour::Gate,
+    /// Unused text of objects, and which of it is taken.
+    pub(crate) islands: Islands,
     pub(crate) fork: ForkState,
 }
 
@@ -70,6 +73,7 @@ static STATE: ForkMutex<State> = ForkMutex::const_new(
         sites: BTreeMap::new(),
         detours: BTreeMap::new(),
         gate: detour::Gate::open(),
+        islands: Islands::new(),
         fork: ForkState::new(),
     },
 );

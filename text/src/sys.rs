@@ -84,6 +84,15 @@ impl BlockedSignals {
         set_signal_mask(!open | blocked.before, None);
         blocked
     }
+
+    /// All but `open`, which stay as they are, and `heard`, which is let in.
+    pub(crate) fn but_for(open: &[libc::c_int], heard: libc::c_int) -> Self {
+        let blocked = Self::new();
+        let set = |signals: &[libc::c_int]| signals.iter().fold(0, |set, s| set | 1 << (s - 1));
+        let mask = (!set(open) | blocked.before) & !set(&[heard]);
+        set_signal_mask(mask, None);
+        blocked
+    }
 }
 
 impl Drop for BlockedSignals {

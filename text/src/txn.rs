@@ -169,6 +169,91 @@ pub(crate) fn store_for_good(state: &mut State, patches: &[WordPatch]) -> Result
     Ok(())
 }
 
+/// Half-words that can be stored at once: their pages are ours and mapped to be written. What is
+/// done with them calls nothing outside this crate and takes no lock.
+pub(crate) struct Prepared {
+    views: Vec<RwView>,
+    /// The word of each half-word, by address.
+    words: Vec<(RxAddr, Place)>,
+    mode: SyncMode,
+    span: RxRange,
+}
+
+#[derive(Copy, Clone)]
+struct Place {
+    view: usize,
+    off_bytes: usize,
+}
+
+impl Prepared {
+    /// # Errors
+    /// Those of [`patch_words`], but for a flush.
+    pub(crate) fn new(state: &mut State, words: &[RxAddr]) -> Result<Self, TextError> {
+        state.part_from_sharers()?;
+        let patch = |at: &RxAddr| {
+            let now = sys::load_text_u32(*at);
+            WordPatch {
+                at: *at,
+                old: now,
+                new: now,
+            }
+        };
+        let homes = find_homes(state, words)?;
+        let mode = match homes.iter().any(Home::is_foreign) {
+            true => flush::sync_mode()?,
+            false => flush::sync_mode_of_maps()?,
+        };
+        let patches: Vec<WordPatch> = words.iter().map(patch).collect();
+        check_shape(&patches)?;
+        let (views, stores) = open_views(state, &patches, &homes)?;
+        let place = |s: &Store| Place {
+            view: s.view,
+            off_bytes: s.off_bytes,
+        };
+        let mut words: Vec<_> = words
+            .iter()
+            .copied()
+            .zip(stores.iter().map(place))
+            .collect();
+        words.sort_unstable_by_key(|(at, _)| *at);
+        let sites: Vec<RxAddr> = words.iter().map(|(at, _)| *at).collect();
+        Ok(Self {
+            views,
+            words,
+            mode,
+            span: span_of(&sites),
+        })
+    }
+
+    /// Stores half-words, of which a hart fetches either the old one or the new one, and makes all
+    /// harts fetch the new ones. Async-signal-safe.
+    ///
+    /// # Errors
+    /// That of a refused flush: all are stored, and some harts may not know.
+    pub(crate) fn store(
+        &self,
+        halves: impl Iterator<Item = (RxAddr, u16)> + Clone,
+    ) -> Result<(), Errno> {
+        let put = || {
+            for (at, half) in halves.clone() {
+                let word = at.align_down(4);
+                if let Ok(i) = self.words.binary_search_by_key(&word, |(at, _)| *at) {
+                    let Place { view, off_bytes } = self.words[i].1;
+                    let off_bytes = off_bytes + (at.get() - word.get()) as usize;
+                    self.views[view].store_u16(off_bytes, half);
+                }
+            }
+        };
+        put();
+        flush_bare(self.span, FlushScope::Process)?;
+        if self.mode == SyncMode::Staged {
+            put();
+            flush_bare(self.span, FlushScope::Process)?;
+        }
+        Ok(())
+    }
+}
+
 /// Which way words are changed.
 #[derive(Copy, Clone, Eq, PartialEq)]
 enum Way {

@@ -153,7 +153,7 @@ impl Open {
 }
 
 /// Whether the file's text is what was loaded; compared once.
-fn is_same(loaded: &Arc<Loaded>, file: &File, maps: &ProcMaps) -> Option<bool> {
+pub(crate) fn is_same(loaded: &Arc<Loaded>, file: &File, maps: &ProcMaps) -> Option<bool> {
     let meta = file.metadata().ok()?;
     let stamp = Stamp {
         dev: meta.dev(),

@@ -13,10 +13,12 @@ mod live {
     pub(crate) mod foreign;
     pub(crate) mod fork;
     pub(crate) mod gate;
+    pub(crate) mod islands;
     pub(crate) mod pads;
     pub(crate) mod park;
     pub(crate) mod threads;
     pub(crate) mod traps;
+    pub(crate) mod waiting;
 }
 
 use std::sync::{Mutex, MutexGuard, PoisonError};

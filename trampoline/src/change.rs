@@ -442,6 +442,7 @@ impl Change {
             (c.slot.is_some() || (moved.waits && c.image.is_some())).then(|| moved.detour.clone())
         };
         let detours: Vec<Detour> = self.sites.iter().filter_map(wants).collect();
+        self.lead_islands()?;
         let became = text::divert_all(&detours)?;
         for (detour, became) in detours.iter().zip(became) {
             let new = self.site_mut(detour.at).into_iter();
@@ -452,6 +453,16 @@ impl Change {
             }
         }
         Ok(())
+    }
+
+    /// Leads the islands of new functions to their stubs; nothing leads to the islands yet.
+    fn lead_islands(&self) -> Result<(), TrampError> {
+        let new = self.sites.iter().filter_map(|c| {
+            let bridge = c.goal.entry.moved()?.bridge.as_ref()?;
+            let stub = c.slot.as_ref()?.code.rx().start;
+            Some((&*bridge.island, stub, bridge.scratch))
+        });
+        Ok(text::lead_all(&new.collect::<Vec<_>>())?)
     }
 
     /// Leads the slots of idle sites to their new images, and prepares those of busy ones; what
@@ -615,7 +626,7 @@ impl Change {
                 Some(slot) if self.armed == Armed::Pads => {
                     // It was led to and no more is: somebody may be on the way.
                     let pin = wanted.pin.unwrap_or_default();
-                    let retired = Retired::slot(slot.code, entry.range(), pin);
+                    let retired = Retired::slot(slot.code, entry, pin);
                     state.retired.push(retired);
                 }
                 _ => {}

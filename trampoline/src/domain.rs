@@ -434,7 +434,7 @@ fn retire(state: &mut State, which: impl Fn(&Site) -> bool) {
     let gone: BTreeMap<RxAddr, Site> = gone;
     let gone = gone
         .into_values()
-        .map(|site| Retired::slot(site.slot.code, site.entry.range(), site.pin));
+        .map(|site| Retired::slot(site.slot.code, site.entry, site.pin));
     state.retired.extend(gone);
 }
 

@@ -12,8 +12,14 @@
 //! as the stub exists, and the stub's first word chooses: the image, or the copy of what the jump
 //! covers. An image that calls the function calls the copy.
 //!
-//! Which jump: `jal` (4 bytes) where a pack within 1 MiB can be had; else `auipc` and `jalr` (8);
-//! else, if the caller allows it, a trap (a `c.ebreak`, 2).
+//! Which jump:
+//!
+//! | jump | bytes | where |
+//! | --- | --- | --- |
+//! | `jal` to the stub | 4 | a pack within 1 MiB can be had |
+//! | `jal` to an island of the object ([`text::Island`]), which leads to the stub | 4 | it is one store, or no other jump fits; while there are islands |
+//! | `auipc` and `jalr` | 8 | else |
+//! | `c.ebreak`, a trap | 2 | no jump fits, and the caller allows it |
 //!
 //! Key types: [`EntryKind`], [`Traps`], [`Entry`]. Neighbours: [`crate::prologue`] (what can be
 //! moved), `text` (writes the jump while threads run there), `slot`, `change`. Source: the
@@ -26,8 +32,8 @@ use pack_alloc::{Near, PackAlloc, PackBuf, PackError};
 use parking_lot::lock_api::RawMutex as _;
 use rv64::{Asm, Features, RegSet};
 use text::{
-    Detour, DetourKind, DetourState, ForkMutex, Func, Look, Lookup, PadWords, RawForkMutex, RxAddr,
-    RxRange, TextError,
+    Detour, DetourKind, DetourState, ForkMutex, Func, Island, Look, Lookup, Need, PadWords,
+    RawForkMutex, RxAddr, RxRange, TextError,
 };
 
 use crate::change::REACH_BYTES;
@@ -66,12 +72,21 @@ pub(crate) enum Entry {
 /// A function whose first instructions have been moved, or will be.
 #[derive(Clone, Debug)]
 pub(crate) struct Moved {
-    /// Leads to the stub.
+    /// Leads to the stub, or to the island.
     pub(crate) detour: Detour,
+    pub(crate) bridge: Option<Bridge>,
     /// The copy of the first instructions, in the stub.
     pub(crate) copy: RxAddr,
     /// The jump could not be written yet, because a thread stays where it would be.
     pub(crate) waits: bool,
+}
+
+/// What leads on to the stub from near the function.
+#[derive(Clone, Debug)]
+pub(crate) struct Bridge {
+    pub(crate) island: Arc<Island>,
+    /// The number of the register that it uses.
+    pub(crate) scratch: u8,
 }
 
 /// What leads from a function to its image, not published yet.
@@ -93,13 +108,28 @@ impl Entry {
         }
     }
 
-    /// Where a thread may be that goes to the stub.
+    /// Where calls leave the function.
     pub(crate) fn range(&self) -> RxRange {
         match self {
             Entry::Pad(pad) => pad.range(),
             Entry::Moved(Moved { detour, .. }) => {
                 RxRange::new(detour.at, detour.covered_bytes.into())
             }
+        }
+    }
+
+    /// Where a thread may be that goes to the stub.
+    pub(crate) fn way_in(&self) -> Vec<RxRange> {
+        let bridge = self.moved().and_then(|moved| moved.bridge.as_ref());
+        let island = bridge.map(|bridge| bridge.island.range());
+        std::iter::once(self.range()).chain(island).collect()
+    }
+
+    /// The island by which it leads to the stub.
+    pub(crate) fn into_island(self) -> Option<Arc<Island>> {
+        match self {
+            Entry::Pad(_) => None,
+            Entry::Moved(moved) => moved.bridge.map(|bridge| bridge.island),
         }
     }
 
@@ -247,14 +277,17 @@ impl Mover<'_> {
             bytes: &bytes,
             jumps: &jumps,
         };
-        let near = Near::Within {
+        let window = Near::Within {
             of: at,
             reach_bytes: JAL_REACH_BYTES,
         };
-        if !self.packs.has_none_near(near) {
-            if let Ok(plan) = prologue::plan(&body, Reach::Near) {
+        let plan_near = || prologue::plan(&body, Reach::Near).ok();
+        let mut near = None;
+        if !self.packs.has_none_near(window) {
+            near = plan_near();
+            if let Some(plan) = &near {
                 others.refuse_in(plan.covered_bytes())?;
-                match self.lay(at, DetourKind::Near, &plan, JAL_REACH_BYTES) {
+                match self.lay(at, Way::Near, plan) {
                     Err(TrampError::Pack(
                         PackError::OutOfReach { .. } | PackError::LimitReached { .. },
                     )) => {}
@@ -262,13 +295,21 @@ impl Mover<'_> {
                 }
             }
         }
-        let refusal = match prologue::plan(&body, Reach::Far) {
+        let far = prologue::plan(&body, Reach::Far);
+        let begins_with_word = at.is_aligned(4) && bytes.first().is_some_and(|b| b & 3 == 3);
+        if far.is_err() || begins_with_word {
+            near = near.or_else(plan_near);
+        }
+        if let Some(plan) = &near {
+            others.refuse_in(plan.covered_bytes())?;
+            if let Some(bridge) = bridge(at, plan, far.is_ok()) {
+                return self.lay(at, Way::Bridge(bridge), plan);
+            }
+        }
+        let refusal = match far {
             Ok(plan) => {
                 others.refuse_in(plan.covered_bytes())?;
-                let kind = DetourKind::Far {
-                    scratch: plan.scratch() as u8,
-                };
-                return self.lay(at, kind, &plan, REACH_BYTES);
+                return self.lay(at, Way::Far, &plan);
             }
             Err(refusal) => refusal,
         };
@@ -282,19 +323,27 @@ impl Mover<'_> {
             Traps::Allowed => {
                 let cannot = |source| TrampError::CannotTrap { func: at, source };
                 let plan = prologue::plan_trap(&body).map_err(cannot)?;
-                self.lay(at, DetourKind::Trap, &plan, REACH_BYTES)
+                self.lay(at, Way::Trap, &plan)
             }
         }
     }
 
-    /// Reserves room within `reach_bytes`, and makes the slot and the copy.
-    fn lay(
-        &self,
-        func: RxAddr,
-        kind: DetourKind,
-        plan: &Prologue,
-        reach_bytes: u64,
-    ) -> Result<Stub, TrampError> {
+    /// Reserves room within reach, and makes the slot and the copy.
+    fn lay(&self, func: RxAddr, way: Way, plan: &Prologue) -> Result<Stub, TrampError> {
+        let (kind, reach_bytes) = match way {
+            Way::Near => (DetourKind::Near, JAL_REACH_BYTES),
+            // The island may lie on the other side.
+            Way::Bridge(_) => (DetourKind::Near, REACH_BYTES - (1 << 20)),
+            Way::Far => {
+                let scratch = plan.scratch() as u8;
+                (DetourKind::Far { scratch }, REACH_BYTES)
+            }
+            Way::Trap => (DetourKind::Trap, REACH_BYTES),
+        };
+        let bridge = match way {
+            Way::Bridge(bridge) => Some(bridge),
+            Way::Near | Way::Far | Way::Trap => None,
+        };
         let near = Near::Within {
             of: func,
             reach_bytes,
@@ -317,13 +366,14 @@ impl Mover<'_> {
         buf.rw()[COPY_OFF as usize..][..code.bytes.len()].copy_from_slice(&code.bytes);
         let detour = Detour {
             at: func,
-            to: at,
+            to: bridge.as_ref().map_or(at, |bridge| bridge.island.at()),
             kind,
             covered_bytes: plan.covered_bytes(),
             moved,
         };
         let entry = Entry::Moved(Moved {
             detour,
+            bridge,
             copy,
             waits: false,
         });
@@ -334,6 +384,29 @@ impl Mover<'_> {
             takes_chain: plan.takes_chain(),
         })
     }
+}
+
+/// How a function leads to its stub.
+enum Way {
+    Near,
+    Bridge(Bridge),
+    Far,
+    Trap,
+}
+
+/// An island for a function whose first instructions a `jal` covers as `plan` says; none if a longer
+/// jump does as well, `has_far`, because the one word is not one store either.
+fn bridge(at: RxAddr, plan: &Prologue, has_far: bool) -> Option<Bridge> {
+    let is_one_word = plan.offsets().count() == 1 && plan.covered_bytes() == 4 && at.is_aligned(4);
+    let need = match (has_far, is_one_word) {
+        (false, _) => Need::OnlyWay,
+        (true, true) => Need::NoWindow,
+        (true, false) => return None,
+    };
+    Some(Bridge {
+        island: Arc::new(Island::reserve(at, need)?),
+        scratch: plan.scratch() as u8,
+    })
 }
 
 /// The jumps of the object that `func` is part of. Those of the last few objects are kept.

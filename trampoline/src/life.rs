@@ -42,8 +42,9 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use pack_alloc::{PackAlloc, PackCode};
 use symbols::Published;
 use text::threads::{Patience, Stuck, StuckWhy, Watch, pass_by_watch};
-use text::{RxRange, WordPatch};
+use text::{Island, RxRange, WordPatch};
 
+use crate::entry::Entry;
 use crate::image::ExitBlock;
 use crate::indirect::Placed;
 use crate::pin::LibPin;
@@ -170,7 +171,8 @@ pub(crate) struct Retired {
 #[derive(Debug)]
 pub(crate) enum What {
     Image(Image),
-    Slot(PackCode, Arc<LibPin>),
+    /// With the island by which its function leads to it.
+    Slot(PackCode, Arc<LibPin>, Option<Arc<Island>>),
     Leaf(Placed),
 }
 
@@ -204,11 +206,12 @@ impl Retired {
         }
     }
 
-    /// A slot is free as soon as nobody is in it or between the site's words.
-    pub(crate) fn slot(code: PackCode, pad: RxRange, pin: Arc<LibPin>) -> Self {
-        let ranges = vec![code.rx(), pad];
+    /// A slot is free as soon as nobody is in it, between the site's words, or in the island.
+    pub(crate) fn slot(code: PackCode, entry: Entry, pin: Arc<LibPin>) -> Self {
+        let mut ranges = entry.way_in();
+        ranges.push(code.rx());
         Retired {
-            what: What::Slot(code, pin),
+            what: What::Slot(code, pin, entry.into_island()),
             ranges,
             stage: Stage::Counted,
         }
@@ -227,7 +230,7 @@ impl Retired {
     pub(crate) fn bytes(&self) -> usize {
         match &self.what {
             What::Image(image) => image.code.rx().len_bytes,
-            What::Slot(code, _) => code.rx().len_bytes,
+            What::Slot(code, ..) => code.rx().len_bytes,
             What::Leaf(placed) => placed.rx().len_bytes,
         }
     }
@@ -369,18 +372,23 @@ pub(crate) fn reclaim(
             break;
         }
     }
+    let mut islands = Vec::new();
     let codes = free.into_iter().filter_map(|r: Retired| match r.what {
         What::Image(image) => {
             leftovers.progs.push(image.progs);
             Some(image.code)
         }
-        What::Slot(code, pin) => {
+        What::Slot(code, pin, island) => {
             leftovers.pins.push(pin);
+            islands.extend(island.and_then(Arc::into_inner));
             Some(code)
         }
         What::Leaf(placed) => placed.into_code(),
     });
-    packs.free_all(codes.collect())?;
+    let codes = codes.collect();
+    // While the library is held, and before what they lead to is gone.
+    text::give_back_all(islands);
+    packs.free_all(codes)?;
     Ok(unseen)
 }
 

@@ -19,6 +19,7 @@ use std::time::Duration;
 use super::pass::{self, Stays};
 use super::script::{self, Half, ORDER, Part, Phase, Script, Shape, Step};
 use super::table;
+use super::window::{self, Left, Refused, Window};
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
 use crate::flush::{FlushScope, flush_icache};
@@ -82,13 +83,7 @@ impl Batch {
         if_stuck: IfStuck,
         patience: Duration,
     ) -> Result<(), TextError> {
-        static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
-        let mut batch = Self {
-            works: Vec::with_capacity(plans.len()),
-            token: NEXT_TOKEN.fetch_add(1, Ordering::Relaxed),
-            if_stuck,
-            patience,
-        };
+        let mut batch = Self::new(&plans, if_stuck, patience);
         batch.begin(&mut state, plans);
         let (mut state, result) = batch.run(state);
         if result.is_err() {
@@ -96,6 +91,61 @@ impl Batch {
         }
         batch.end(&mut state);
         result
+    }
+
+    /// Carries all scripts out without a trap ([`window`]), or none: `None`. The text lock is held
+    /// all the time.
+    pub(super) fn carry_out_waiting(
+        state: &mut State,
+        plans: Vec<(Shape, Script)>,
+        patience: Duration,
+    ) -> Result<Option<()>, TextError> {
+        let waiting: Option<Vec<Script>> = plans
+            .iter()
+            .map(|(shape, script)| Script::waiting(shape, script.from, script.to))
+            .collect();
+        let Some(scripts) = waiting else {
+            return Ok(None);
+        };
+        let mut batch = Self::new(&plans, IfStuck::Fails, patience);
+        batch.begin(state, plans);
+        let became = window::carry_out(state, &scripts, patience);
+        for (work, script) in batch.works.iter().zip(&scripts) {
+            let Some(entry) = state.detours.get_mut(&work.at.get()) else {
+                continue;
+            };
+            entry.phase = match became {
+                Ok(Window::Changed)
+                | Err(Refused {
+                    left: Left::Changed,
+                    ..
+                }) => script.to,
+                Ok(Window::Stuck)
+                | Err(Refused {
+                    left: Left::Unchanged,
+                    ..
+                }) => script.from,
+                Err(Refused {
+                    left: Left::Traps, ..
+                }) => script.trapped(),
+            };
+        }
+        batch.end(state);
+        match became {
+            Ok(Window::Changed) => Ok(Some(())),
+            Ok(Window::Stuck) => Ok(None),
+            Err(refused) => Err(refused.why),
+        }
+    }
+
+    fn new(plans: &[(Shape, Script)], if_stuck: IfStuck, patience: Duration) -> Self {
+        static NEXT_TOKEN: AtomicU64 = AtomicU64::new(1);
+        Self {
+            works: Vec::with_capacity(plans.len()),
+            token: NEXT_TOKEN.fetch_add(1, Ordering::Relaxed),
+            if_stuck,
+            patience,
+        }
     }
 
     fn begin(&mut self, state: &mut State, plans: Vec<(Shape, Script)>) {

@@ -40,6 +40,11 @@
 //! inside (far), **tail**, **head**, a flush after each. A thread between `auipc` and `jalr` goes
 //! on where the `jalr` leads.
 //!
+//! # Without a trap
+//! Where a thread goes on blocking SIGTRAP, step 1 stores `c.j .` instead: threads that come by wait
+//! in it, for milliseconds (`window`). If step 2 fails then, all is as it was, and it is tried again
+//! for a while. Trap kinds are refused.
+//!
 //! # Hazard windows
 //! | window | covered by |
 //! | --- | --- |
@@ -54,7 +59,8 @@
 //! | a far jump goes away under a thread between its halves | step 2 of undivert |
 //! | a debugger, or another tool, has its own breakpoint there | checked before anything is stored; a breakpoint that we know nothing of is its owner's ([`TextError::HookedByOthers`], and the handler hands the signal on) |
 //! | somebody replaced the handler of SIGTRAP | it is looked for before each step 1, and installed again |
-//! | a thread blocks SIGTRAP; a trap would kill it | looked for before step 1, for a while ([`TextError::SigtrapBlocked`]) |
+//! | a thread blocks SIGTRAP; a trap would kill it | looked for before step 1; if it goes on, the change is made without a trap, or refused ([`TextError::SigtrapBlocked`]) |
+//! | threads wait in `c.j .` for a thread that waits for one of them, or cannot run because of them | a timer, and a priority (`window`) |
 //! | a thread is started, with all signals blocked, after that look or during it; or a child, without handlers | the gate is closed before, and opened after the last flush; in the model, `starting` |
 //! | a thread is past the gate, but has not blocked its signals yet: no look shows it | it is in one system call, or in the few instructions that lead to it, at the end of which it is passed by |
 //! | its parent opens its signals between the list of threads and the look at the parent | two looks in a row |
@@ -90,15 +96,18 @@
 //!   detour. Step 2 does not take its parent for passed by, nor that of a child of `posix_spawn`
 //!   where nothing is held: sites that need step 2 stay traps.
 //! - A child of `posix_spawn` that waits before `exec` (it opens a FIFO, say) keeps SIGTRAP blocked
-//!   in its parent: changes are refused before step 1 ([`TextError::SigtrapBlocked`]).
+//!   in its parent, and the parent cannot be proved outside: changes are refused
+//!   ([`TextError::SigtrapBlocked`]). The same goes for a thread that blocks all signals and never
+//!   sleeps, or comes by the entry so often that it is always found waiting there: nothing shows
+//!   where it is.
 //! - Code that is entered in its covered bytes in another way: see above, the caller's promise.
 //! - A debugger sees our traps before we do.
 //!
 //! # Locks
-//! The text lock, but not in step 2. The handler takes none.
+//! The text lock, but not in step 2 of a change with traps. The handlers take none.
 //!
 //! Key types: [`Detour`], [`DetourKind`]. `gate` comes first and last; `script` is what is done, as
-//! data; `change` does it; `model` tries all interleavings of it. Neighbours: [`crate::poke`]
+//! data; `change` does it, `window` without traps; `model` tries all interleavings of it. Neighbours: [`crate::poke`]
 //! (pads), [`crate::threads`],
 //! [`crate::txn`]. Source: kernel `arch/x86/kernel/alternative.c` (`smp_text_poke_batch_finish`,
 //! which has the same steps with `int3`), `kernel/kprobes.c` (`optimize_all_kprobes`), RISC-V
@@ -110,11 +119,15 @@ mod gate;
 #[cfg(test)]
 mod model;
 mod pass;
+mod rank;
 mod script;
 mod starts;
 mod table;
+mod tick;
 mod trap;
+mod window;
 
+use std::sync::atomic::{AtomicI32, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::addr::{RxAddr, RxRange};
@@ -129,15 +142,29 @@ use gate::Held;
 pub(crate) use gate::{Gate, open_in_child, wait_here};
 use script::{Phase, Script, Shape};
 pub(crate) use table::{after_fork, remove as forget};
+pub(crate) use tick::leave;
 
 /// How long threads in the covered bytes are waited for. They need a few instructions to leave; a
 /// site in which one stays is a trap until a later call.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// The same when text is given back: there is no other way out than to wait.
 const PATIENCE_BACK: Duration = Duration::from_secs(5);
-/// How long a thread may block SIGTRAP: it may be in a signal handler, between two calls that set
-/// its mask, or starting.
+/// How long a thread may block SIGTRAP at least: it may be in a signal handler, between two calls
+/// that set its mask, or starting.
 const UNBLOCKING: Duration = Duration::from_secs(2);
+/// For how long that is waited for alone, at first: one that is starting may have to wait for a hart.
+/// Afterwards changes without traps are tried (`window`), so many times; then it is waited for again,
+/// twice as long.
+const UNBLOCKING_SOON: Duration = Duration::from_millis(500);
+/// The same of the thread that was the reason for the last change without traps.
+const UNBLOCKING_NEVER: Duration = Duration::from_millis(20);
+const WINDOWS: usize = 3;
+/// However little of all that a machine that is busy gets done in its time.
+const LEAST_ROUNDS: usize = 3;
+/// How long entries are closed at a time: short for those who wait there, longer if that was not
+/// enough. As long a time, they are open in between.
+const FIRST_WINDOW: Duration = Duration::from_millis(10);
+const LAST_WINDOW: Duration = Duration::from_millis(320);
 
 /// One function's entry, and where its calls shall go.
 #[derive(Clone, Eq, PartialEq, Debug)]
@@ -189,6 +216,9 @@ pub enum DetourState {
 /// [`DetourState::Trap`]; naming the same detour again, later, brings it to its kind. A detour that
 /// is there already is left as it is.
 ///
+/// Where a thread goes on blocking SIGTRAP no trap is laid; calls of a site wait then, for a part of
+/// a second at most, and sites that have to stay traps are refused.
+///
 /// Installs a handler of SIGTRAP when a trap is needed, and leaves it installed. On qemu-user,
 /// which does not show where its threads are, sites that would have to wait stay traps.
 ///
@@ -209,10 +239,9 @@ pub fn divert_all(detours: &[Detour]) -> Result<Vec<DetourState>, TextError> {
         return Ok(Vec::new());
     }
     let mut gate = Held::new();
-    let (state, plans) = planned(&mut gate, |state| check::divert(state, detours))?;
-    let nothing_to_do = |(_, script): &(Shape, Script)| script.from == script.to;
-    let plans: Vec<_> = plans.into_iter().filter(|p| !nothing_to_do(p)).collect();
-    Batch::carry_out(state, plans, IfStuck::StaysTrap, PATIENCE)?;
+    if let Some((state, plans)) = planned(&mut gate, |state| check::divert(state, detours))? {
+        Batch::carry_out(state, plans, IfStuck::StaysTrap, PATIENCE)?;
+    }
     drop(gate);
     let state = state::lock();
     let became = |detour: &Detour| {
@@ -257,24 +286,75 @@ pub fn undivert_all_within(detours: &[Detour], patience: Duration) -> Result<(),
         return Ok(());
     }
     let mut gate = Held::new();
-    let (state, plans) = planned(&mut gate, |state| check::undivert(state, detours))?;
-    Batch::carry_out(state, plans, IfStuck::Fails, patience)
+    match planned(&mut gate, |state| check::undivert(state, detours))? {
+        Some((state, plans)) => Batch::carry_out(state, plans, IfStuck::Fails, patience),
+        None => Ok(()),
+    }
 }
 
 type Plans = Vec<(Shape, Script)>;
 
 /// Plans under the text lock, which is held on return; sees to it that traps, if any are to be
-/// laid, are safe: the gate is closed then, and nobody is starting who came by before.
+/// laid, are safe: the gate is closed then, and nobody is starting who came by before. Where a
+/// thread goes on blocking SIGTRAP, the change is made without traps: `None`. Both ways are tried in
+/// turn, for longer each time: a thread that is starting needs a hart, and so does each look at one.
 fn planned(
     gate: &mut Held,
     plan: impl Fn(&mut State) -> Result<Plans, TextError>,
-) -> Result<(ForkMutexGuard<'static, State>, Plans), TextError> {
+) -> Result<Option<(ForkMutexGuard<'static, State>, Plans)>, TextError> {
     let start = Instant::now();
+    let (mut patience, mut window) = (UNBLOCKING_SOON, FIRST_WINDOW);
+    let mut round = 0;
     loop {
-        let mut state = state::lock_for_change()?;
-        let plans = plan(&mut state)?;
+        round += 1;
+        let tid = match planned_with_traps(gate, &plan, patience)? {
+            Safe::Yes(planned) => return Ok(Some(planned)),
+            Safe::Blocks(tid) => tid,
+        };
+        // No traps, no gate.
+        *gate = Held::new();
+        for _ in 0..WINDOWS {
+            let (mut state, plans) = plan_locked(&plan)?;
+            if Batch::carry_out_waiting(&mut state, plans, window)?.is_some() {
+                DEAF.store(tid, Ordering::Relaxed);
+                return Ok(None);
+            }
+            drop(state);
+            std::thread::sleep(window);
+            window = LAST_WINDOW.min(2 * window);
+        }
+        if round >= LEAST_ROUNDS && start.elapsed() > UNBLOCKING {
+            return Err(TextError::SigtrapBlocked { tid });
+        }
+        patience = patience.saturating_mul(2);
+    }
+}
+
+/// The thread that was the reason for the last change without traps.
+static DEAF: AtomicI32 = AtomicI32::new(0);
+
+/// Whether traps can be laid.
+enum Safe {
+    /// Under the lock.
+    Yes((ForkMutexGuard<'static, State>, Plans)),
+    /// Not while this thread blocks SIGTRAP.
+    Blocks(i32),
+}
+
+/// Waits until no thread blocks SIGTRAP, with the gate closed if there is anything to wait for. One
+/// that goes on blocking it is given this patience; where it is another one each time, threads are
+/// on their way out.
+fn planned_with_traps(
+    gate: &mut Held,
+    plan: impl Fn(&mut State) -> Result<Plans, TextError>,
+    patience: Duration,
+) -> Result<Safe, TextError> {
+    let start = Instant::now();
+    let mut since = (0, start);
+    loop {
+        let (mut state, plans) = plan_locked(&plan)?;
         if !plans.iter().any(|(_, script)| script.lays_trap()) {
-            return Ok((state, plans));
+            return Ok(Safe::Yes((state, plans)));
         }
         trap::install()?;
         if gate.close(&mut state, &plans)? == gate::Change::Closed {
@@ -283,16 +363,33 @@ fn planned(
             continue;
         }
         let Some(tid) = blocking()? else {
-            return Ok((state, plans));
+            return Ok(Safe::Yes((state, plans)));
         };
-        if start.elapsed() > UNBLOCKING {
-            return Err(TextError::SigtrapBlocked { tid });
-        }
         drop(state);
+        if since.0 != tid {
+            since = (tid, Instant::now());
+        }
+        let patience = match DEAF.load(Ordering::Relaxed) == tid {
+            true => patience.min(UNBLOCKING_NEVER),
+            false => patience,
+        };
+        if since.1.elapsed() > patience || start.elapsed() > UNBLOCKING {
+            return Ok(Safe::Blocks(tid));
+        }
         std::thread::sleep(Duration::from_millis(1));
         // Who has come to the gate meanwhile shall not spin.
         gate.pass_by();
     }
+}
+
+/// Those plans of which something is left to be done.
+fn plan_locked(
+    plan: impl Fn(&mut State) -> Result<Plans, TextError>,
+) -> Result<(ForkMutexGuard<'static, State>, Plans), TextError> {
+    let mut state = state::lock_for_change()?;
+    let mut plans = plan(&mut state)?;
+    plans.retain(|(_, script)| script.from != script.to);
+    Ok((state, plans))
 }
 
 /// A thread that blocks SIGTRAP. Two looks: see `gate`.

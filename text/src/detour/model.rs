@@ -18,11 +18,13 @@
 //! a call that begins afterwards does only what the change was for, and traps only if a trap is
 //! what the site became. A breakpoint that the handler does not know must not be met.
 //!
-//! `starting` adds a thread that is being started, and the gate that keeps it away.
+//! `starting` adds a thread that is being started, and the gate that keeps it away. `waiting` is the
+//! change without traps.
 //!
 //! The mutations at the end leave out or exchange what the protocol needs; each must be found out.
 
 mod starting;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::Hash;
@@ -30,7 +32,7 @@ use std::hash::Hash;
 use super::script::{self, Half, ORDER, Part, Pass, Phase, Script, Shape, Step, compose};
 use super::{Detour, DetourKind};
 use crate::addr::RxAddr;
-use crate::insn::{self, C_EBREAK};
+use crate::insn::{self, C_EBREAK, C_J_0};
 use crate::txn::WordPatch;
 
 const BASE: u64 = 0x10_0000;
@@ -116,10 +118,11 @@ enum Act {
 
 /// The acts of one change.
 fn acts_of(funcs: &[Func], from: Phase, to: Phase) -> Vec<Act> {
-    let scripts: Vec<Script> = funcs
-        .iter()
-        .map(|f| Script::new(&f.shape, from, to))
-        .collect();
+    let script = |f: &Func| Script::new(&f.shape, from, to);
+    acts_of_scripts(&funcs.iter().map(script).collect::<Vec<_>>(), from, to)
+}
+
+fn acts_of_scripts(scripts: &[Script], from: Phase, to: Phase) -> Vec<Act> {
     let mut acts = Vec::new();
     if from == Phase::Bare {
         acts.push(Act::Learn);
@@ -159,6 +162,17 @@ struct World {
     nr_threads: usize,
     nr_calls: u8,
     handler: Handler,
+    closing: Closing,
+    /// What is done when it is given up.
+    back: Vec<Act>,
+}
+
+/// What closes the entries.
+#[derive(Copy, Clone, Eq, PartialEq, Debug)]
+enum Closing {
+    Trap,
+    /// `c.j .`: see `waiting`.
+    Wait,
 }
 
 /// What the handler does about a breakpoint that it has not found in the table.
@@ -179,6 +193,25 @@ impl World {
             nr_threads: 2,
             nr_calls: NR_CALLS,
             handler: Handler::LooksAgain,
+            closing: Closing::Trap,
+            back: Vec::new(),
+        }
+    }
+
+    /// What the patcher does now, from its first act on.
+    fn acts_now(&self, state: &State) -> &[Act] {
+        match state.gave_up {
+            true => &self.back,
+            false => &self.acts,
+        }
+    }
+
+    /// What calls find that begin when it is done; `None`: what was there, or a trap.
+    fn becomes(&self, state: &State) -> Option<Phase> {
+        match (state.gave_up, self.closing) {
+            (false, _) => Some(self.to),
+            (true, Closing::Wait) => Some(self.from),
+            (true, Closing::Trap) => None,
         }
     }
 
@@ -214,7 +247,7 @@ impl World {
     }
 
     fn is_done(&self, state: &State) -> bool {
-        state.gave_up || state.act == self.acts.len()
+        state.act == self.acts_now(state).len()
     }
 
     /// The function and offset of a pc.
@@ -369,6 +402,10 @@ impl World {
     }
 
     fn next(&self, state: &State) -> Found {
+        let is_closed = |f: &Func| state.memory_half(f.at()) == C_J_0;
+        if self.is_done(state) && self.funcs.iter().any(is_closed) {
+            return Err("an entry stays closed".into());
+        }
         let mut all = self.patch(state);
         for i in 0..state.threads.len() {
             for thread in self.step(state, &state.threads[i])? {
@@ -386,7 +423,7 @@ impl World {
             return Vec::new();
         }
         let mut next = state.clone();
-        match &self.acts[state.act] {
+        match &self.acts_now(state)[state.act] {
             Act::Store(halves) => {
                 let load = |at: RxAddr| state.memory(at.get());
                 let patches = compose(halves, load).expect("the text is what it was");
@@ -434,6 +471,7 @@ impl World {
         // A site that is waited for in vain stays a trap, if that is what it is then.
         let mut gave_up = state.clone();
         gave_up.gave_up = true;
+        gave_up.act = 0;
         all.push(gave_up);
         all
     }
@@ -466,6 +504,7 @@ impl World {
             Place::Idle => Ok(self.calls(state, thread)),
             Place::At { .. } => {
                 let mut all = self.execute(state, thread)?;
+                all.extend(self.leave(state, thread));
                 all.push(Thread {
                     in_handler: true,
                     ..thread.clone()
@@ -475,6 +514,14 @@ impl World {
             Place::Trapped { pc, has_auipc } => Ok(self.trap(state, thread, pc, has_auipc)),
             Place::Missed { pc, has_auipc } => self.missed(state, thread, pc, has_auipc),
         }
+    }
+
+    /// A question, or the timer, finds the thread at a closed entry.
+    fn leave(&self, state: &State, thread: &Thread) -> Option<Thread> {
+        let pc = thread.pc().filter(|_| state.knows)?;
+        let is_entry = self.funcs.iter().any(|f| f.at() == pc);
+        let is_closed = is_entry && state.memory_half(pc) == C_J_0;
+        is_closed.then(|| self.carried(thread, TO))
     }
 
     fn calls(&self, state: &State, thread: &Thread) -> Vec<Thread> {
@@ -565,10 +612,23 @@ impl World {
                 return wrong("a trap in the middle");
             }
             // A thread that begins to block SIGTRAP now must not die of it.
-            if thread.is_late && self.to != Phase::Trap && !state.gave_up {
+            let is_trap = |phase| matches!(phase, Phase::Trap | Phase::Closed);
+            if thread.is_late && !self.becomes(state).is_none_or(is_trap) {
                 return wrong("a trap after the change");
             }
+            if self.closing == Closing::Wait && !is_trap(self.from) {
+                return wrong("a trap where SIGTRAP is blocked");
+            }
             return Ok(thread.with(Place::Trapped { pc, has_auipc }));
+        }
+        if halves == [C_J_0] {
+            if off != 0 || nr_done != 0 || self.closing == Closing::Trap {
+                return wrong("a closed entry in the middle");
+            }
+            if thread.is_late {
+                return wrong("a closed entry after the change");
+            }
+            return Ok(thread.clone());
         }
         let jump = &func.shape.jump;
         let is_jump = |i: usize| jump.get(i..i + 2) == Some(halves) && off == 2 * i as u64;
@@ -592,7 +652,8 @@ impl World {
         if index != nr_done {
             return wrong("out of order");
         }
-        if thread.is_late && self.to != Phase::Bare && !state.gave_up {
+        let wants_old = self.becomes(state).is_none_or(|phase| phase == Phase::Bare);
+        if thread.is_late && !wants_old {
             return wrong("old text after the change");
         }
         let next = nr_done + 1;
@@ -623,7 +684,7 @@ impl World {
                 "to the detour after {nr_done} instructions: {thread:?}"
             ));
         }
-        if thread.is_late && self.to == Phase::Bare && !state.gave_up {
+        if thread.is_late && self.becomes(state) == Some(Phase::Bare) {
             return Err(format!("to a detour that was taken away: {thread:?}"));
         }
         Ok(vec![thread.ended()])

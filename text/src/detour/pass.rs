@@ -70,7 +70,7 @@ fn where_stuck(watch: &Inside, stuck: Stuck, patience: Patience) -> Option<(Stuc
 }
 
 /// The watch over all passes of a batch.
-struct Inside {
+pub(super) struct Inside {
     /// By first address.
     ranges: Vec<RxRange>,
     /// For each range, its pass, and whether somebody has been seen there.
@@ -80,7 +80,7 @@ struct Inside {
 }
 
 impl Inside {
-    fn new(passes: &[(usize, &Pass)]) -> Self {
+    pub(super) fn new(passes: &[(usize, &Pass)]) -> Self {
         let mut by_start = passes.to_vec();
         by_start.sort_by_key(|(_, pass)| pass.range.start);
         let carry = by_start.iter().flat_map(|(_, pass)| &pass.carry);

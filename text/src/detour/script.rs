@@ -16,6 +16,9 @@
 //! between two changes of different parts there is always a flush. Why that is enough is argued in
 //! [`super`].
 //!
+//! Where a trap would kill, the head is `c.j .` meanwhile ([`Script::waiting`]). That is no phase:
+//! it begins and ends under the text lock (`window`).
+//!
 //! Key types: [`Shape`], [`Phase`], [`Script`], [`ORDER`]. Neighbours: `change`, `model`.
 
 use std::collections::BTreeMap;
@@ -23,7 +26,7 @@ use std::collections::BTreeMap;
 use super::{Detour, DetourKind};
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
-use crate::insn::{self, C_EBREAK};
+use crate::insn::{self, C_EBREAK, C_J_0};
 use crate::txn::WordPatch;
 
 /// How far a site has come.
@@ -276,6 +279,34 @@ impl Script {
         script
     }
 
+    /// The same without a trap on the way: threads that come by wait at the entry, in `c.j .`.
+    /// Every site is closed, also one that one store could change. `None`: what shall be a trap
+    /// in the end, and is none.
+    pub(crate) fn waiting(shape: &Shape, from: Phase, to: Phase) -> Option<Self> {
+        if to.head() == Head::Trap && from != to {
+            return None;
+        }
+        let mut script = Self::new(shape, from, to);
+        if from.tail() == to.tail() {
+            return Some(script);
+        }
+        script.tail = shape.change_tail(from.tail(), to.tail());
+        script.pass = shape.pass(from.tail());
+        let half = |old, new| Half {
+            at: shape.detour.at,
+            old,
+            new,
+        };
+        let (before, after) = (shape.head(from), shape.head(to));
+        script.close = match from.head() {
+            Head::Trap => Vec::new(),
+            Head::Final => vec![half(before, C_J_0)],
+        };
+        let closed = script.close.first().map_or(before, |close| close.new);
+        script.head = vec![half(closed, after)];
+        Some(script)
+    }
+
     pub(crate) fn part(&self, part: Part) -> &[Half] {
         match part {
             Part::Close => &self.close,
@@ -291,6 +322,11 @@ impl Script {
             Part::Tail => Phase::of(Head::Trap, self.to.tail()),
             Part::Head => self.to,
         }
+    }
+
+    /// The phase of the site if its head is made a trap after all.
+    pub(crate) fn trapped(&self) -> Phase {
+        Phase::of(Head::Trap, self.from.tail())
     }
 
     /// Whether a site that is none becomes a trap.

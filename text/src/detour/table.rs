@@ -105,12 +105,8 @@ pub(crate) enum Found {
     Unknown,
 }
 
-/// Hands the target of a trap at `pc` to `lead`; `false` if there is none.
-#[cfg_attr(
-    not(target_arch = "riscv64"),
-    allow(dead_code, reason = "asked by the handler")
-)]
-fn lead(pc: u64, lead: impl FnOnce(u64)) -> bool {
+/// Hands the target of a trap at `pc` to `lead`; `false` if there is none. Async-signal-safe.
+pub(super) fn lead(pc: u64, lead: impl FnOnce(u64)) -> bool {
     let parity = enter();
     // SAFETY: 1. a table is freed when all have left who entered before it was replaced.
     let table = unsafe { TABLE.load(Ordering::Acquire).as_ref() };

@@ -365,6 +365,14 @@ extern "C" fn on_signal(_signo: c_int, info: *mut libc::siginfo_t, ucontext: *mu
             unsafe { pc.cast::<u64>().write_volatile(there) };
         });
         crate::detour::wait_here(context.pc());
+        crate::detour::leave(context.pc(), |there| {
+            // SAFETY: 1. the field is inside the ucontext.
+            let pc = unsafe { ucontext.byte_add(PC_OFF) };
+            // SAFETY:
+            // 1. The ucontext is writable and aligned to 16, and nobody else reads or writes it.
+            // 2. A call that waits at a closed entry goes on where the detour leads.
+            unsafe { pc.cast::<u64>().write_volatile(there) };
+        });
     }
     // No copy of the frame stays behind in dead stack.
     copy.zeroed();

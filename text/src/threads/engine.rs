@@ -39,6 +39,25 @@ fn bounds(runs: &StackRuns) -> Bounds<'_> {
     }
 }
 
+/// All threads, the caller too.
+fn list(tasks: &Tasks) -> Result<Vec<Tid>, Stuck> {
+    let (mut tids, mut buf) = (Vec::new(), vec![0; BUF_BYTES]);
+    let start = Instant::now();
+    loop {
+        match proc::list_threads(tasks, &mut tids, &mut buf) {
+            Ok(()) => return Ok(tids),
+            Err(libc::EAGAIN) if start.elapsed() < LISTING => {}
+            Err(errno) => return Err(unlisted(errno)),
+        }
+    }
+}
+
+/// The ids of all threads, as system calls have them.
+pub(super) fn ids() -> Result<Vec<i32>, Stuck> {
+    let tasks = Tasks::open().map_err(unlisted)?;
+    Ok(list(&tasks)?.into_iter().map(|tid| tid.own).collect())
+}
+
 /// The first thread that blocks `signo` and may run user code; the caller counts.
 pub(super) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
     let tasks = Tasks::open().map_err(unlisted)?;
@@ -46,16 +65,7 @@ pub(super) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
     if tasks.shown() == Shown::Emulators {
         return Ok(None);
     }
-    let (mut tids, mut buf) = (Vec::new(), vec![0; BUF_BYTES]);
-    let start = Instant::now();
-    loop {
-        match proc::list_threads(&tasks, &mut tids, &mut buf) {
-            Ok(()) => break,
-            Err(libc::EAGAIN) if start.elapsed() < LISTING => {}
-            Err(errno) => return Err(unlisted(errno)),
-        }
-    }
-    for tid in tids {
+    for tid in list(&tasks)? {
         let is_deaf = || Ok(tasks.blocks_signal(tid, signo)? && !tasks.is_in_kernel_for_good(tid)?);
         match is_deaf() {
             Ok(false) => {}
@@ -78,6 +88,11 @@ fn prove_by(mut looker: Looker, watch: &dyn Watch, patience: Patience) -> Result
         match looker.threads() {
             Ok(waiting) => break waiting,
             Err(libc::EAGAIN) if start.elapsed() < patience.deadline() => {}
+            // Threads come and go faster than that: they are running, and not hidden.
+            Err(libc::EAGAIN) => {
+                let (tid, why) = (looker.newest, StuckWhy::Running);
+                return Err(Stuck { tid, why });
+            }
             Err(errno) => return Err(unlisted(errno)),
         }
     };
@@ -107,8 +122,9 @@ const BUF_BYTES: usize = 64 << 10;
 /// How long after the deadline an answer that is under way is waited for: the thread gives it as soon
 /// as it has a hart.
 const LAST_ANSWER: Duration = Duration::from_millis(20);
-/// How long threads may come and go faster than they can be listed.
-const LISTING: Duration = Duration::from_secs(1);
+/// How long threads may come and go faster than they can be listed; a machine that is busy gets few
+/// lists done in a second.
+const LISTING: Duration = Duration::from_secs(5);
 
 /// It is too late to look again, but not for answers to what has been asked.
 fn take_last_answers(mut waiting: Vec<Waiting<'_>>) -> Result<(), Stuck> {
@@ -263,6 +279,8 @@ struct Looker {
     buf: Vec<u8>,
     /// Read when a stack was not in the runs of the question.
     newer_runs: StackRuns,
+    /// The last thread that was listed.
+    newest: i32,
 }
 
 impl Looker {
@@ -274,6 +292,7 @@ impl Looker {
             shown,
             buf: vec![0; BUF_BYTES],
             newer_runs: StackRuns::default(),
+            newest: sys::gettid(),
         })
     }
 
@@ -290,7 +309,9 @@ impl Looker {
     /// All threads but the caller.
     fn threads<'a>(&mut self) -> Result<Vec<Waiting<'a>>, Errno> {
         let mut tids = Vec::new();
-        proc::list_threads(&self.tasks, &mut tids, &mut self.buf)?;
+        let listed = proc::list_threads(&self.tasks, &mut tids, &mut self.buf);
+        self.newest = tids.last().map_or(self.newest, |tid: &Tid| tid.own);
+        listed?;
         let me = sys::gettid();
         let others = tids.into_iter().filter(|tid| tid.own != me);
         let waiting = |tid| Waiting {

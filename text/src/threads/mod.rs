@@ -238,6 +238,11 @@ pub(crate) fn blocking(signo: i32) -> Result<Option<i32>, Stuck> {
     engine::blocking(signo)
 }
 
+/// The ids of all threads of this process.
+pub(crate) fn list() -> Result<Vec<i32>, Stuck> {
+    engine::ids()
+}
+
 /// The signal by which threads are asked, if there is one: whoever blocks signals for long leaves
 /// it open.
 pub(crate) fn question_signal() -> Option<i32> {

@@ -13,6 +13,7 @@
 use std::ffi::CStr;
 
 use super::sys::{self, Errno, Fd};
+use crate::bare::Buf;
 use crate::sys::{BlockedSignals, FAULTS};
 
 /// One line of `/proc/self/task/TID/syscall`.
@@ -111,8 +112,9 @@ impl Tasks {
     pub(super) fn open() -> Result<Self, Errno> {
         let folder = open_folder()?;
         let status = sys::open(None, c"/proc/thread-self/status")?;
-        let mut buf = [0; STATUS_BYTES];
-        let got = status.read_from_start(&mut buf)?;
+        let mut room = Buf::<STATUS_BYTES>::new();
+        let buf = room.zeroed();
+        let got = status.read_from_start(buf)?;
         let me = ids(&buf[..got]).ok_or(libc::EIO)?;
         match me.own == sys::gettid() {
             true => Ok(Self { folder, me }),
@@ -147,14 +149,16 @@ impl Tasks {
         if self.me.own == self.me.shown {
             return Ok(Tid { own: shown, shown });
         }
-        let mut buf = [0; STATUS_BYTES];
-        ids(self.read(shown, "/status", &mut buf)?).ok_or(libc::EIO)
+        let mut room = Buf::<STATUS_BYTES>::new();
+        let buf = room.zeroed();
+        ids(self.read(shown, "/status", buf)?).ok_or(libc::EIO)
     }
 
     /// Whether the thread blocks signal `signo`, by the `SigBlk` row of its status.
     pub(super) fn blocks_signal(&self, tid: Tid, signo: i32) -> Result<bool, Errno> {
-        let mut buf = [0; STATUS_BYTES];
-        let status = self.read(tid.shown, "/status", &mut buf)?;
+        let mut room = Buf::<STATUS_BYTES>::new();
+        let buf = room.zeroed();
+        let status = self.read(tid.shown, "/status", buf)?;
         let mask = row(status, b"SigBlk:").and_then(hex).ok_or(libc::EIO)?;
         Ok(mask >> (signo - 1) & 1 == 1)
     }
@@ -163,8 +167,9 @@ impl Tasks {
     /// leader that waits for the others), or it is a worker of io_uring, which blocks all signals.
     /// These rows can be read whoever this process is.
     pub(super) fn is_in_kernel_for_good(&self, tid: Tid) -> Result<bool, Errno> {
-        let mut buf = [0; STAT_BYTES];
-        let stat = self.read(tid.shown, "/stat", &mut buf)?;
+        let mut room = Buf::<STAT_BYTES>::new();
+        let buf = room.zeroed();
+        let stat = self.read(tid.shown, "/stat", buf)?;
         never_in_user_code(stat).ok_or(libc::EIO)
     }
 
@@ -208,8 +213,9 @@ impl Task {
 
     /// The thread's syscall line, as read and as parsed.
     pub(super) fn syscall(&self) -> Result<SyscallLine, Errno> {
-        let mut buf = [0; 256];
-        let got = self.syscall.read_from_start(&mut buf)?;
+        let mut room = Buf::<256>::new();
+        let buf = room.zeroed();
+        let got = self.syscall.read_from_start(buf)?;
         SyscallLine::parse(&buf[..got]).ok_or(libc::EIO)
     }
 
@@ -218,16 +224,18 @@ impl Task {
         if self.schedstat.is_some() {
             return self.runs_by_schedstat();
         }
-        let mut buf = [0; STATUS_BYTES];
+        let mut room = Buf::<STATUS_BYTES>::new();
+        let buf = room.zeroed();
         let status = self.status.as_ref().ok_or(libc::ENOENT)?;
-        let got = status.read_from_start(&mut buf)?;
+        let got = status.read_from_start(buf)?;
         nr_switches(&buf[..got]).ok_or(libc::EIO)
     }
 
     fn runs_by_schedstat(&self) -> Result<u64, Errno> {
-        let mut buf = [0; 96];
+        let mut room = Buf::<96>::new();
+        let buf = room.zeroed();
         let file = self.schedstat.as_ref().ok_or(libc::ENOENT)?;
-        let got = file.read_from_start(&mut buf)?;
+        let got = file.read_from_start(buf)?;
         nr_timeslices(&buf[..got]).ok_or(libc::EIO)
     }
 }
@@ -274,14 +282,16 @@ pub(super) fn list_threads(
 ///
 /// With a signal pending the kernel ends the list early and says nothing (`fs/readdir.c`,
 /// `filldir64`): threads that come later would be taken for gone. So signals are blocked, and, since
-/// not all can be (nor what an instruction raises), a second call must find nothing left.
+/// not all can be (nor what an instruction raises), a second call must find nothing left. Nothing
+/// of libc is called meanwhile, not even to make an array of zeros: where `memset` is closed
+/// ([`crate::detour`]) it takes a signal to lead this thread on.
 fn list_whole(folder: &Fd, buf: &mut [u8]) -> Result<usize, Errno> {
     let _blocked = BlockedSignals::but(FAULTS);
     let got = folder.list(buf)?;
     if got + DIRENT_MAX_BYTES > buf.len() {
         return Ok(got);
     }
-    match folder.list(&mut [0; 4 * DIRENT_MAX_BYTES])? {
+    match folder.list(&mut buf[got..])? {
         0 => Ok(got),
         _ => Err(libc::EAGAIN),
     }
