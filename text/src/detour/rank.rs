@@ -24,6 +24,10 @@ pub(super) struct Rank {
 /// No other thread keeps this one from its hart from here on. `None`: that cannot be had.
 pub(super) fn above_all() -> Option<Rank> {
     let (policy, own) = of(0)?;
+    if policy & !RESET_ON_FORK == libc::SCHED_DEADLINE {
+        // It could not be set back.
+        return None;
+    }
     let mut others = 0;
     for tid in threads::list().ok()? {
         // One that has ended meanwhile keeps nothing.
@@ -32,7 +36,7 @@ pub(super) fn above_all() -> Option<Rank> {
         };
         match policy & !RESET_ON_FORK {
             libc::SCHED_FIFO | libc::SCHED_RR => others = others.max(priority),
-            libc::SCHED_DEADLINE if tid != gettid() => return None,
+            libc::SCHED_DEADLINE => return None,
             _ => {}
         }
     }

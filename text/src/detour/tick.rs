@@ -20,7 +20,7 @@
 
 use std::marker::PhantomData;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::check::load_half;
@@ -91,8 +91,9 @@ impl<'a> Closed<'a> {
     )]
     fn tick(&self) {
         let is_late = now_ns() >= self.deadline_ns;
-        if self.tid == gettid() && is_late && self.stage.load(Ordering::SeqCst) == CLOSED {
-            // Once a hart has heard of it, it is open; `window` flushes again.
+        if is_late && self.stage.load(Ordering::SeqCst) != HELD {
+            // Once a hart has heard of it, it is open; `window` flushes again. Each time: a store that
+            // this has interrupted may close them once more.
             let _ = self.open();
             self.stage.store(OPENED, Ordering::SeqCst);
         }
@@ -101,6 +102,8 @@ impl<'a> Closed<'a> {
 
 /// What the handler looks at. One window at a time: the text lock is held.
 static NOW: AtomicPtr<Closed<'static>> = AtomicPtr::new(null_mut());
+/// The thread that has put it there.
+static OWNER: AtomicUsize = AtomicUsize::new(0);
 /// The signal that has the handler; 0: none yet.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
@@ -132,6 +135,7 @@ impl<'a> Ticker<'a> {
             _signals: signals,
             _here: PhantomData,
         };
+        OWNER.store(closed.tid, Ordering::SeqCst);
         NOW.store(
             std::ptr::from_ref(closed).cast_mut().cast(),
             Ordering::SeqCst,
@@ -229,7 +233,7 @@ mod handler {
     use std::ffi::{c_int, c_void};
     use std::sync::atomic::Ordering;
 
-    use super::{NOW, SIGNAL, leave};
+    use super::{NOW, OWNER, SIGNAL, gettid, leave};
     use crate::signal::{self, Action};
     use crate::threads;
 
@@ -270,11 +274,14 @@ mod handler {
     }
 
     unsafe extern "C" fn on_tick(_: c_int, _: *mut libc::siginfo_t, context: *mut c_void) {
-        // SAFETY:
-        // 1. What it points to lives until the window's end, at which it is null again; that end
-        //    and this handler are the same thread's, or `tick` does nothing.
-        if let Some(closed) = unsafe { NOW.load(Ordering::SeqCst).as_ref() } {
-            closed.tick();
+        // A late one, of a window that is over, may meet that of another thread.
+        if OWNER.load(Ordering::SeqCst) == gettid() {
+            // SAFETY:
+            // 1. What it points to lives until the window's end, at which it is null again; that
+            //    end and this handler are the same thread's.
+            if let Some(closed) = unsafe { NOW.load(Ordering::SeqCst).as_ref() } {
+                closed.tick();
+            }
         }
         // SAFETY: 1. the kernel passes the context that it will restore; nobody else uses it.
         let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
@@ -289,7 +296,7 @@ mod handler {
 #[cfg(not(target_arch = "riscv64"))]
 mod handler {
     pub(super) fn signal() -> Option<i32> {
-        let _ = (&super::NOW, &super::SIGNAL);
+        let _ = (&super::NOW, &super::OWNER, &super::SIGNAL);
         None
     }
 }
