@@ -96,8 +96,3 @@ fn set(policy: c_int, priority: c_int) -> Option<()> {
     unsafe { syscall(libc::SYS_sched_setscheduler, args) }.ok()?;
     Some(())
 }
-
-fn gettid() -> i32 {
-    // SAFETY: 1. takes nothing, changes nothing.
-    unsafe { syscall(libc::SYS_gettid, []) }.map_or(0, |tid| tid as i32)
-}
