@@ -49,8 +49,10 @@ fn work() {
     // SAFETY: as above.
     assert_eq!(unsafe { libc::pthread_mutex_unlock(at) }, 0);
     let mut status: c_int = 0;
+    // SAFETY: 1. takes nothing.
+    let pid = unsafe { libc::getpid() };
     // SAFETY: 1. room for a status. This process is not its own child.
-    let waited = unsafe { libc::waitpid(libc::getpid(), &raw mut status, libc::WNOHANG) };
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, libc::WNOHANG) };
     assert_eq!((waited, errno()), (-1, libc::ECHILD));
     let (read, anonymous) = (libc::PROT_READ, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
     // SAFETY: 1. a new mapping.
