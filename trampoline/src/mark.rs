@@ -22,7 +22,7 @@
 //! more. A host that disables cancellation itself, after a closure was left and before that is
 //! noticed, finds it enabled then.
 //!
-//! Key functions: [`run`], [`forget_left`]. Neighbours: `guard`, `slow`, `cancel`. Source:
+//! Key functions: [`run`], `forget_left`. Neighbours: `guard`, `slow`, `cancel`. Source:
 //! `sigaltstack(2)`; psABI, "Integer Calling Convention" (the stack grows downwards).
 #![expect(
     unsafe_code,
