@@ -45,6 +45,15 @@ fn from_below(bytes: usize, f: &dyn Fn()) {
     assert_eq!(std::hint::black_box(here)[7], 1);
 }
 
+/// Gives the thread another alternate stack, which nothing runs on now; the one that it had.
+fn use_stack(stack: &libc::stack_t) -> libc::stack_t {
+    let mut before = *stack;
+    // SAFETY: 1. the tests keep its memory until they give the thread the one of before.
+    let set = unsafe { libc::sigaltstack(stack, &raw mut before) };
+    assert_eq!(set, 0);
+    before
+}
+
 fn is_cancellable() -> bool {
     unsafe extern "C" {
         fn pthread_setcancelstate(state: c_int, before: *mut c_int) -> c_int;
@@ -113,18 +122,10 @@ fn so_they_do_without_an_alternate_stack() {
             ss_flags: libc::SS_DISABLE,
             ss_size: 0,
         };
-        let mut before = none;
-        // SAFETY: 1. this thread is on its own stack.
-        assert_eq!(
-            unsafe { libc::sigaltstack(&raw const none, &raw mut before) },
-            0
-        );
+        let before = use_stack(&none);
         calls_go_on(|| leave(0));
-        // SAFETY: as above; its owner frees it when the thread ends.
-        assert_eq!(
-            unsafe { libc::sigaltstack(&raw const before, null_mut()) },
-            0
-        );
+        // Its owner frees it when the thread ends.
+        use_stack(&before);
     })
     .join()
     .unwrap();
@@ -191,21 +192,14 @@ fn a_closure_that_a_handler_interrupts_is_not_left() {
                 ss_flags: flags,
                 ss_size: memory.len(),
             };
-            let mut before = stack;
-            // SAFETY: 1. the memory outlives its use: the stack of before comes back below.
-            assert_eq!(
-                unsafe { libc::sigaltstack(&raw const stack, &raw mut before) },
-                0
-            );
+            let before = use_stack(&stack);
             // SAFETY: 1. all of its fields may be zero.
             let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
             action.sa_sigaction = handler as usize;
             action.sa_flags = libc::SA_ONSTACK;
             // SAFETY: 1. the handler calls hooked functions alone.
-            assert_eq!(
-                unsafe { libc::sigaction(SIGNO, &raw const action, null_mut()) },
-                0
-            );
+            let set = unsafe { libc::sigaction(SIGNO, &raw const action, null_mut()) };
+            assert_eq!(set, 0);
             let (runs, missed) = (interrupted.stats().runs, interrupted.stats().missed);
             let others = other.stats().runs;
             tl_add2(LEAVES, 1);
@@ -218,11 +212,7 @@ fn a_closure_that_a_handler_interrupts_is_not_left() {
                 "{nr:?}"
             );
             assert_eq!(other.stats().runs, others + 1);
-            // SAFETY: 1. the stack of before, whose owner keeps it.
-            assert_eq!(
-                unsafe { libc::sigaltstack(&raw const before, null_mut()) },
-                0
-            );
+            use_stack(&before);
         }
     }
     assert_eq!(IN_HANDLER.get(), 4);

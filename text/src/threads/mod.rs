@@ -216,7 +216,7 @@ pub fn pass_by_watch(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck>
 }
 
 /// Whether the calling thread is in a signal handler, as far as can be known: a frame of the kernel
-/// is on its stack, or that cannot be read. A stale frame counts too ([`frames`]).
+/// is on its stack, or that cannot be read. A stale frame counts too (`frames`).
 ///
 /// Async-signal-safe. A system call for each kilobyte of stack.
 pub fn may_be_in_handler() -> bool {
