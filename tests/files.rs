@@ -73,8 +73,11 @@ fn attach(rt: &Runtime, func: *mut c_void) -> Result<Hook, Error> {
     builder.on_entry(|_| {}).on_exit(|_, _| {}).attach()
 }
 
+/// Does something to the file at a path.
+type Fate = fn(&Path);
+
 /// What becomes of the file of a library that is opened at a path.
-const FATES: [(&str, fn(&Path)); 5] = [
+const FATES: [(&str, Fate); 5] = [
     ("stays", |_| {}),
     ("deleted", |path| fs::remove_file(path).unwrap()),
     ("replaced", |path| {
@@ -217,10 +220,8 @@ fn another_namespace() {
     let their: extern "C" fn(*const i8) -> usize = unsafe { std::mem::transmute(theirs) };
     assert_eq!(their(c"five!".as_ptr().cast()), 5);
     // SAFETY: 1. a string with its zero.
-    assert_eq!(
-        unsafe { libc::strlen(std::hint::black_box(c"six...".as_ptr())) },
-        6
-    );
+    let len = unsafe { libc::strlen(std::hint::black_box(c"six...".as_ptr())) };
+    assert_eq!(len, 6);
     assert_eq!((six(1, 2), by_name.stats().runs), (18, 1));
     assert_eq!((strlen.stats().runs, padded.stats().runs), (2, 2));
     // It stays mapped while it is hooked.
