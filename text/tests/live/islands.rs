@@ -82,7 +82,7 @@ fn a_refused_flush_leaves_an_island_unused() {
     assert_eq!(call(islands[0].at(), 0), u64::from(std::process::id()));
     // It stays taken if it cannot be given back, and leads where it led.
     let at = islands[0].at();
-    testing::refuse_next_flushes(2);
+    testing::refuse_next_flushes(100);
     give_back_all(islands);
     testing::refuse_next_flushes(0);
     assert_eq!(all(Need::OnlyWay).len(), nr - 1);
