@@ -88,7 +88,6 @@ impl Drop for InHook {
 }
 
 fn install() {
-    trampoline::find_cancellation();
     let before = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         let _in_hook = InHook(Seen::Unwinds);

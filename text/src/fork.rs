@@ -70,7 +70,7 @@ use crate::flush::{self, SyncMode};
 use crate::proc_maps::PageMap;
 use crate::state;
 use crate::sys;
-use crate::syscall::syscall;
+use crate::syscall::gettid;
 
 /// What stands in the wiped page of a process that may change text.
 const ALIVE: u64 = 0x7276_6270_665f_6f6b;
@@ -314,8 +314,7 @@ fn handlers(nr: usize) -> impl DoubleEndedIterator<Item = &'static ForkHandlers>
 }
 
 unsafe extern "C" fn before_fork() {
-    // SAFETY: 1. takes nothing, changes nothing.
-    let me = unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or_default() as i32;
+    let me = gettid();
     if FORKING.load(Ordering::Relaxed) == me {
         DEPTH.fetch_add(1, Ordering::Relaxed);
         return;

@@ -23,7 +23,7 @@ use crate::object::{self, Object};
 use crate::original;
 use crate::proc_maps::ProcMaps;
 use crate::state;
-use crate::sys;
+use crate::syscall::read_memory;
 
 /// How far a pad is looked at: what lies beyond is left alone.
 const MAX_PAD_BYTES: usize = 256;
@@ -168,7 +168,7 @@ pub(crate) fn is_untaken(object: &Object, func: RxAddr) -> bool {
     let range = RxRange::new(func, BYTES);
     let mut bytes = [0; BYTES];
     state::lock().has_site_in(range)
-        || (sys::peek(func, &mut bytes)
+        || (read_memory(func.get(), &mut bytes) == Ok(BYTES)
             && bytes
                 .chunks_exact(2)
                 .all(|half| half == C_NOP.to_le_bytes()))

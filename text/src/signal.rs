@@ -15,7 +15,7 @@ use std::ffi::{c_int, c_void};
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 
-use crate::syscall::{Errno, syscall};
+use crate::syscall::{Errno, getpid, gettid, syscall};
 
 /// The kernel's set of signals: signal `n` is bit `n - 1`.
 pub type Set = u64;
@@ -275,20 +275,6 @@ impl Chain {
     }
 }
 
-/// The calling thread's `tp`, above which its stack does not go if it is one of a C library's
-/// threads; 0 where no such register is known.
-pub(crate) fn thread_pointer() -> u64 {
-    #[cfg(target_arch = "riscv64")]
-    {
-        let tp: u64;
-        // SAFETY: 1. copies a register; touches no memory.
-        unsafe { std::arch::asm!("mv {}, tp", out(reg) tp, options(nomem, nostack)) };
-        tp
-    }
-    #[cfg(not(target_arch = "riscv64"))]
-    0
-}
-
 /// Sets the signals that this thread blocks.
 fn set_mask(mask: Set) {
     let at = (&raw const mask).expose_provenance();
@@ -299,10 +285,7 @@ fn set_mask(mask: Set) {
 
 /// Sends a signal to the calling thread. Failing is for a number that is no signal.
 pub fn raise(signo: c_int) {
-    // SAFETY: 1. takes nothing, changes nothing.
-    let pid = unsafe { syscall(libc::SYS_getpid, []) }.unwrap_or_default();
-    // SAFETY: 1. takes nothing, changes nothing.
-    let tid = unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or_default();
+    let (pid, tid) = (getpid() as usize, gettid() as usize);
     // SAFETY: 1. takes numbers alone.
     let _ = unsafe { syscall(libc::SYS_tgkill, [pid, tid, signo as usize]) };
 }

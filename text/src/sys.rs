@@ -18,7 +18,7 @@ use memmap2::Mmap;
 
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
-use crate::syscall::syscall;
+use crate::signal::Set;
 
 /// 2 MiB: a pack, and what a huge page of riscv64 covers.
 pub(crate) const HUGE_BYTES: usize = 2 << 20;
@@ -75,22 +75,15 @@ impl BlockedSignals {
         Self { before }
     }
 
-    /// All but these, which stay as they are.
-    pub(crate) fn but(open: impl IntoIterator<Item = libc::c_int>) -> Self {
-        let blocked = Self::new();
-        let open = open
-            .into_iter()
-            .fold(0, |set, signo| set | 1 << (signo - 1));
-        set_signal_mask(!open | blocked.before, None);
-        blocked
+    /// All but `open`, which stay as they are.
+    pub(crate) fn but(open: Set) -> Self {
+        Self::but_for(open, 0)
     }
 
-    /// All but `open`, which stay as they are, and `heard`, which is let in.
-    pub(crate) fn but_for(open: &[libc::c_int], heard: libc::c_int) -> Self {
+    /// All but `open`, which stay as they are, and `heard`, which are let in.
+    pub(crate) fn but_for(open: Set, heard: Set) -> Self {
         let blocked = Self::new();
-        let set = |signals: &[libc::c_int]| signals.iter().fold(0, |set, s| set | 1 << (s - 1));
-        let mask = (!set(open) | blocked.before) & !set(&[heard]);
-        set_signal_mask(mask, None);
+        set_signal_mask((!open | blocked.before) & !heard, None);
         blocked
     }
 }
@@ -379,29 +372,4 @@ pub(crate) fn read_text(at: RxAddr, out: &mut [u8]) {
     // 1. The range is readable and does not change (callers, see above).
     // 2. It cannot overlap `out`: nothing holds a `&mut` into an rx mapping.
     unsafe { ptr::copy_nonoverlapping(from, out.as_mut_ptr(), out.len()) };
-}
-
-/// Reads memory of which is not known whether it is there. `false`: it is not, or the kernel does
-/// not show it.
-pub(crate) fn peek(at: RxAddr, out: &mut [u8]) -> bool {
-    let local = libc::iovec {
-        iov_base: out.as_mut_ptr().cast(),
-        iov_len: out.len(),
-    };
-    let remote = libc::iovec {
-        iov_base: ptr::with_exposed_provenance_mut(at.get() as usize),
-        iov_len: out.len(),
-    };
-    let at = |iovec: *const libc::iovec| iovec.expose_provenance();
-    // The thread's id: that of the process is no thread's any more when the first one has ended.
-    // SAFETY: 1. no conditions.
-    let Ok(tid) = (unsafe { syscall(libc::SYS_gettid, []) }) else {
-        return false;
-    };
-    let args = [tid, at(&raw const local), 1, at(&raw const remote), 1, 0];
-    // SAFETY:
-    // 1. `local` is `out`.
-    // 2. The kernel checks `remote`.
-    let got = unsafe { syscall(libc::SYS_process_vm_readv, args) };
-    got == Ok(out.len())
 }

@@ -5,9 +5,12 @@
 //! this moment, and a call of it would then run a program where none may run. Every room takes
 //! them from here.
 //!
-//! Key function: [`syscall`]. Source: `syscall(2)`; Linux `arch/riscv/kernel/entry.S`; RISC-V ELF
+//! Key functions: [`syscall`]; [`gettid`], [`getpid`], [`read_memory`], which many need. Source: `syscall(2)`; Linux `arch/riscv/kernel/entry.S`; RISC-V ELF
 //! psABI, calling convention.
-#![expect(unsafe_code, reason = "the ecall instruction")]
+#![expect(
+    unsafe_code,
+    reason = "the ecall instruction, and calls that are sound for all arguments"
+)]
 
 use std::ffi::c_long;
 
@@ -36,6 +39,40 @@ pub unsafe fn syscall<const N: usize>(nr: c_long, args: [usize; N]) -> Result<us
         return Err(ret.wrapping_neg() as Errno);
     }
     Ok(ret)
+}
+
+/// The id of this process, never cached.
+#[must_use]
+pub fn getpid() -> i32 {
+    // SAFETY: 1. takes nothing, changes nothing.
+    unsafe { syscall(libc::SYS_getpid, []) }.unwrap_or_default() as i32
+}
+
+/// The id of this thread, never cached.
+#[must_use]
+pub fn gettid() -> i32 {
+    // SAFETY: 1. takes nothing, changes nothing.
+    unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or_default() as i32
+}
+
+/// Copies this process's memory at `addr` into `buf`; how many bytes. Unmapped memory ends the copy,
+/// or is EFAULT if it begins with it; nothing crashes.
+///
+/// # Errors
+/// The errno of `process_vm_readv(2)`, which may be filtered.
+pub fn read_memory(addr: u64, buf: &mut [u8]) -> Result<usize, Errno> {
+    let local = [buf.as_mut_ptr().expose_provenance(), buf.len()];
+    let remote = [addr as usize, buf.len()];
+    let (local_at, remote_at) = (
+        local.as_ptr().expose_provenance(),
+        remote.as_ptr().expose_provenance(),
+    );
+    // Not the process: its first thread may have ended, and has no memory then.
+    let args = [gettid() as usize, local_at, 1, remote_at, 1, 0];
+    // SAFETY:
+    // 1. Both are an `iovec`: an address and a length. `local` is writable (a live `&mut`).
+    // 2. The kernel checks `remote` page by page.
+    unsafe { syscall(libc::SYS_process_vm_readv, args) }
 }
 
 /// The kernel keeps all registers but `a0` and those of vectors.

@@ -1,31 +1,31 @@
-//! Cancellation of threads (`pthread_cancel`) stays out of closures.
+//! Cancellation of threads (`pthread_cancel`) stays out of closures and of changes.
 //!
 //! A thread that is cancelled is unwound by force, from the next cancellation point: any `println!`
 //! has one. Such an unwinding must not meet the `catch_unwind` around a closure, which would end the
-//! process. So a thread's cancellation is disabled while it runs a closure; what comes meanwhile
-//! waits for the next cancellation point behind it.
+//! process; nor must it leave a change of hooks in the middle. So a thread's cancellation is disabled
+//! while it runs a closure or makes a change; what comes meanwhile waits for the next cancellation
+//! point behind it.
 //!
 //! `pthread_setcancelstate` may be hooked, or a trap, so it cannot be called there. What it changes
 //! is one bit of the thread's block, at a distance from `tp` that is the same in all threads. The
-//! bit is found by comparing the block in both states ([`find`]), once, when the first closure is
-//! made. If that does not give exactly one bit, closures run as if there were no cancellation.
+//! bit is found by comparing the block in both states ([`find`]), once, before the first
+//! change. If that does not give exactly one bit, closures run as if there were no cancellation.
 //!
-//! Key functions: [`find`], [`disable`]. Neighbour: `mark`. Source: `pthread_setcancelstate(3)`;
+//! Key functions: [`find`], [`disable`]. Neighbours: `mark`, `owner`. Source: `pthread_setcancelstate(3)`;
 //! glibc `nptl/pthread_setcancelstate.c`, `nptl/descr.h`; psABI for `tp`.
 #![cfg_attr(
     target_arch = "riscv64",
     expect(unsafe_code, reason = "changes a bit of libc's thread block")
 )]
 
-pub use imp::find;
-pub(crate) use imp::{disable, enable};
+pub(crate) use imp::{disable, enable, find};
 
 #[cfg(target_arch = "riscv64")]
 mod imp {
     use std::ffi::c_int;
     use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-    use text::syscall::syscall;
+    use text::syscall::read_memory;
 
     use crate::guard::tp;
 
@@ -49,7 +49,7 @@ mod imp {
     const DISABLE: c_int = 1;
 
     /// Finds the bit, if it has not been looked for.
-    pub fn find() {
+    pub(crate) fn find() {
         if PLACE.load(Ordering::Relaxed) == 0 {
             let found = (0..TRIES).find_map(|_| compare());
             PLACE.store(found.unwrap_or(NOWHERE), Ordering::Relaxed);
@@ -84,20 +84,18 @@ mod imp {
 
     /// The words below `tp`; zeros where there is no memory.
     fn block() -> [u32; BLOCK_BYTES / size_of::<u32>()] {
-        let mut words = [0_u32; BLOCK_BYTES / size_of::<u32>()];
-        // SAFETY: 1. takes nothing.
-        let tid = unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or_default();
-        let start = tp() as usize - BLOCK_BYTES;
-        for (i, piece) in words.chunks_mut(PIECE_BYTES / size_of::<u32>()).enumerate() {
-            let local = [piece.as_mut_ptr().expose_provenance(), PIECE_BYTES];
-            let remote = [start + i * PIECE_BYTES, PIECE_BYTES];
-            let local = local.as_ptr().expose_provenance();
-            let remote = remote.as_ptr().expose_provenance();
-            let args = [tid, local, 1, remote, 1, 0];
-            // SAFETY: 1. `local` is writable. 2. The kernel checks `remote`.
-            let _ = unsafe { syscall(libc::SYS_process_vm_readv, args) };
+        let mut bytes = [0; BLOCK_BYTES];
+        let start = tp() - BLOCK_BYTES as u64;
+        for (at, piece) in (start..)
+            .step_by(PIECE_BYTES)
+            .zip(bytes.chunks_mut(PIECE_BYTES))
+        {
+            let _ = read_memory(at, piece);
         }
-        words
+        std::array::from_fn(|i| {
+            let [a, b, c, d] = [0, 1, 2, 3].map(|k| bytes[size_of::<u32>() * i + k]);
+            u32::from_ne_bytes([a, b, c, d])
+        })
     }
 
     /// Disables cancellation of this thread. Was it enabled?
@@ -133,7 +131,7 @@ mod imp {
 #[cfg(not(target_arch = "riscv64"))]
 mod imp {
     /// Nothing is hooked there.
-    pub fn find() {}
+    pub(crate) fn find() {}
 
     pub(crate) fn disable() -> bool {
         false

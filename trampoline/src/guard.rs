@@ -101,19 +101,11 @@ pub(crate) use imp::{block, errno_tp_off, thread_tp_off};
 mod imp {
     use super::ThreadBlock;
     use crate::tls;
-    use std::arch::asm;
+
+    pub(crate) use text::threads::thread_pointer as tp;
 
     /// The block of a process that has none: nothing runs in an image there, and nothing is in it.
     static NONE: ThreadBlock = ThreadBlock::new();
-
-    #[inline]
-    pub(crate) fn tp() -> u64 {
-        let tp: u64;
-        // SAFETY:
-        // 1. Copies a register; touches no memory.
-        unsafe { asm!("mv {}, tp", out(reg) tp, options(nomem, nostack, preserves_flags)) };
-        tp
-    }
 
     /// Distance of the block from `tp`, the same for every thread. There is one where code is
     /// made: [`tls::ready`] comes before.

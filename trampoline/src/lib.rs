@@ -60,7 +60,6 @@ mod static_call;
 mod table;
 mod tls;
 
-pub use cancel::find as find_cancellation;
 pub use dispatcher::{Chain, MAX_TARGETS};
 pub use domain::{Attach, LinkId, MAX_LINKS, TrampStats, Trampolines};
 pub use entry::{EntryKind, Traps, resolve};

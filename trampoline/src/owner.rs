@@ -12,6 +12,7 @@
 
 use std::sync::atomic::{AtomicI32, Ordering};
 
+use text::syscall::gettid;
 use text::{ForkHandlers, ForkMutex, ForkMutexGuard, at_fork};
 
 use crate::{cancel, table};
@@ -30,7 +31,7 @@ pub(crate) struct ChangeLock {
 impl ChangeLock {
     /// Waits for the lock; `None` when this thread holds it already.
     pub(crate) fn enter() -> Option<Self> {
-        let me = table::gettid();
+        let me = gettid();
         if OWNER.load(Ordering::Relaxed) == me {
             return None;
         }
@@ -76,9 +77,9 @@ static HANDLERS: ForkHandlers = ForkHandlers {
 
 fn prepare() {
     // A program that forks inside a change of its own thread: the lock is held already.
-    if OWNER.load(Ordering::Relaxed) != table::gettid() {
+    if OWNER.load(Ordering::Relaxed) != gettid() {
         std::mem::forget(LOCK.lock());
-        OWNER.store(-table::gettid(), Ordering::Relaxed);
+        OWNER.store(-gettid(), Ordering::Relaxed);
     }
 }
 
@@ -91,7 +92,7 @@ fn leave(held_by: i32) {
 }
 
 fn parent() {
-    leave(table::gettid());
+    leave(gettid());
 }
 
 fn child() {
@@ -100,7 +101,7 @@ fn child() {
     table::after_fork_in_child();
     match owner.signum() {
         -1 => leave(-owner),
-        1 => OWNER.store(table::gettid(), Ordering::Relaxed),
+        1 => OWNER.store(gettid(), Ordering::Relaxed),
         _ => {}
     }
 }

@@ -11,7 +11,7 @@
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
-use text::syscall::syscall;
+use text::syscall::{getpid, gettid, read_memory, syscall};
 
 use crate::guard::{self, Levels, ThreadBlock};
 use crate::shadow;
@@ -56,16 +56,6 @@ fn slabs() -> impl Iterator<Item = &'static Slab> {
 
 fn entries() -> impl Iterator<Item = &'static Entry> {
     slabs().flat_map(|s| &s.entries)
-}
-
-pub(crate) fn gettid() -> i32 {
-    // SAFETY: 1. no preconditions.
-    unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or_default() as i32
-}
-
-fn getpid() -> i32 {
-    // SAFETY: 1. no preconditions.
-    unsafe { syscall(libc::SYS_getpid, []) }.unwrap_or_default() as i32
 }
 
 /// The process whose threads are registered; 0 before this is loaded.
@@ -227,22 +217,12 @@ enum Copied {
 
 /// Copies a block of another thread, whose memory may be gone by now.
 fn read_block(at: u64) -> Copied {
-    let mut copy = std::mem::MaybeUninit::<ThreadBlock>::uninit();
+    let mut copy = ThreadBlock::default();
     let len = size_of::<ThreadBlock>();
-    let local = [copy.as_mut_ptr().expose_provenance(), len];
-    let remote = [at as usize, len];
-    let (local_at, remote_at) = (
-        local.as_ptr().expose_provenance(),
-        remote.as_ptr().expose_provenance(),
-    );
-    // Not the process: its first thread may have ended, and has no memory then.
-    let args = [gettid() as usize, local_at, 1, remote_at, 1, 0];
-    // SAFETY:
-    // 1. Both are an `iovec`: an address and a length; `local` is writable.
-    // 2. The kernel checks `remote`; memory that is gone is an error, not a fault.
-    match unsafe { syscall(libc::SYS_process_vm_readv, args) } {
-        // SAFETY: 1. all bytes were written when the kernel says so; any bytes are a block.
-        Ok(got) if got == len => Copied::Block(unsafe { copy.assume_init() }),
+    // SAFETY: 1. all of it, which nothing else refers to meanwhile; any bytes are a block.
+    let bytes = unsafe { std::slice::from_raw_parts_mut((&raw mut copy).cast::<u8>(), len) };
+    match read_memory(at, bytes) {
+        Ok(got) if got == len => Copied::Block(copy),
         Ok(_) | Err(libc::EFAULT) => Copied::Gone,
         Err(_) => Copied::Unknown,
     }

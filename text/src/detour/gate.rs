@@ -60,6 +60,7 @@ use super::starts::{self, Start};
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
 use crate::insn;
+use crate::signal::set_of;
 use crate::state::{self, State};
 use crate::sync::Event;
 use crate::sys::{self, BlockedSignals};
@@ -295,10 +296,10 @@ fn open(state: &mut State) -> Result<(), TextError> {
 
 /// This thread's signals, but for those that it may have to answer.
 fn blocked_signals() -> BlockedSignals {
-    let question = threads::question_signal();
+    let question = threads::question_signal().map_or(0, |signo| set_of(&[signo]));
     // The C library's own: `pthread_cancel`, `setuid`.
-    let library = 32..libc::SIGRTMIN();
-    BlockedSignals::but(sys::FAULTS.into_iter().chain(question).chain(library))
+    let library = (32..libc::SIGRTMIN()).fold(0, |set, signo| set | set_of(&[signo]));
+    BlockedSignals::but(set_of(&sys::FAULTS) | question | library)
 }
 
 fn patches_of(halves: impl Iterator<Item = Half>) -> Result<Vec<WordPatch>, TextError> {

@@ -28,26 +28,27 @@ pub(super) fn above_all() -> Option<Rank> {
         // It could not be set back.
         return None;
     }
-    let mut others = 0;
+    // The highest, and how many have it; the caller is among them.
+    let (mut highest, mut nr) = (0, 0);
     for tid in threads::list().ok()? {
         // One that has ended meanwhile keeps nothing.
         let Some((policy, priority)) = of(tid) else {
             continue;
         };
         match policy & !RESET_ON_FORK {
-            libc::SCHED_FIFO | libc::SCHED_RR => others = others.max(priority),
+            libc::SCHED_FIFO | libc::SCHED_RR => match priority.cmp(&highest) {
+                std::cmp::Ordering::Greater => (highest, nr) = (priority, 1),
+                std::cmp::Ordering::Equal => nr += 1,
+                std::cmp::Ordering::Less => {}
+            },
             libc::SCHED_DEADLINE => return None,
             _ => {}
         }
     }
-    // The caller is among them.
-    if others == 0 || others < own {
+    if highest == 0 || highest < own || (highest == own && nr <= 1) {
         return Some(Rank { before: None });
     }
-    if others == own && is_alone_at(own)? {
-        return Some(Rank { before: None });
-    }
-    let priority = others + 1;
+    let priority = highest + 1;
     if priority > HIGHEST {
         return None;
     }
@@ -55,13 +56,6 @@ pub(super) fn above_all() -> Option<Rank> {
     Some(Rank {
         before: Some((policy, own)),
     })
-}
-
-/// Whether no other thread has this priority.
-fn is_alone_at(priority: c_int) -> Option<bool> {
-    let is_equal = |tid: &i32| of(*tid).is_some_and(|(_, p)| p == priority);
-    let all = threads::list().ok()?;
-    Some(all.iter().filter(|tid| is_equal(tid)).count() <= 1)
 }
 
 impl Drop for Rank {

@@ -20,15 +20,16 @@
 
 use std::marker::PhantomData;
 use std::ptr::null_mut;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, Ordering};
 use std::time::Duration;
 
 use super::check::load_half;
 use super::table;
 use crate::addr::RxAddr;
 use crate::insn::C_J_0;
-use crate::sys::BlockedSignals;
-use crate::syscall::{Errno, syscall};
+use crate::signal::set_of;
+use crate::sys::{BlockedSignals, FAULTS};
+use crate::syscall::{Errno, gettid, syscall};
 use crate::txn::Prepared;
 
 /// Hands `go` where a thread goes on that waits at the closed entry `pc`. Async-signal-safe, and
@@ -53,7 +54,7 @@ pub(super) struct Closed<'a> {
     /// On the clock that never goes back.
     deadline_ns: u64,
     stage: AtomicU8,
-    tid: usize,
+    tid: i32,
 }
 
 /// May be opened by the timer.
@@ -103,7 +104,7 @@ impl<'a> Closed<'a> {
 /// What the handler looks at. One window at a time: the text lock is held.
 static NOW: AtomicPtr<Closed<'static>> = AtomicPtr::new(null_mut());
 /// The thread that has put it there.
-static OWNER: AtomicUsize = AtomicUsize::new(0);
+static OWNER: AtomicI32 = AtomicI32::new(0);
 /// The signal that has the handler; 0: none yet.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
@@ -120,14 +121,7 @@ impl<'a> Ticker<'a> {
     pub(super) fn start(closed: &'a Closed<'a>) -> Option<Self> {
         debug_assert!(closed.limit > TICK, "no time at all");
         let signo = handler::signal()?;
-        let open = [
-            libc::SIGSEGV,
-            libc::SIGBUS,
-            libc::SIGILL,
-            libc::SIGFPE,
-            libc::SIGTRAP,
-        ];
-        let signals = BlockedSignals::but_for(&open, signo);
+        let signals = BlockedSignals::but_for(set_of(&FAULTS), set_of(&[signo]));
         let timer = create_timer(signo, closed.tid)?;
         let ticker = Self {
             closed,
@@ -173,12 +167,12 @@ struct SigEvent {
 
 const _: () = assert!(size_of::<SigEvent>() == 64);
 
-fn create_timer(signo: i32, tid: usize) -> Option<i32> {
+fn create_timer(signo: i32, tid: i32) -> Option<i32> {
     let event = SigEvent {
         value: 0,
         signo,
         notify: libc::SIGEV_THREAD_ID,
-        tid: tid as i32,
+        tid,
         _rest: [0; 11],
     };
     let mut timer: i32 = -1;
@@ -207,11 +201,6 @@ fn set_timer(timer: i32) -> bool {
     unsafe { syscall(libc::SYS_timer_settime, args) }.is_ok()
 }
 
-fn gettid() -> usize {
-    // SAFETY: 1. takes nothing, changes nothing.
-    unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or(0)
-}
-
 fn now_ns() -> u64 {
     let mut now = libc::timespec {
         tv_sec: 0,
@@ -233,8 +222,9 @@ mod handler {
     use std::ffi::{c_int, c_void};
     use std::sync::atomic::Ordering;
 
-    use super::{NOW, OWNER, SIGNAL, gettid, leave};
+    use super::{NOW, OWNER, SIGNAL, leave};
     use crate::signal::{self, Action};
+    use crate::syscall::gettid;
     use crate::threads;
 
     /// The highest real-time signal with default disposition, or the one that is ours already.

@@ -46,6 +46,7 @@ use super::proc::StackRuns;
 use super::sys::{self, Errno};
 use crate::bare::Buf;
 use crate::signal::{self, Action};
+use crate::sys::FAULTS;
 use crate::syscall::syscall;
 
 /// What a thread is asked.
@@ -102,14 +103,15 @@ impl Question<'_> {
 /// it cannot be seen. Async-signal-safe.
 #[inline(never)]
 pub(super) fn is_interrupting() -> bool {
-    let mut buf = [0; 1024];
-    let sp = (&raw const buf).expose_provenance() as u64;
+    let mut room = Buf::<HANDLER_BUF_BYTES>::new();
+    let buf = room.zeroed();
+    let sp = buf.as_ptr().expose_provenance() as u64;
     let bounds = Bounds {
         runs: &StackRuns::default(),
         unknown: UnknownRun::ToFirstHole,
-        tp: Some(crate::signal::thread_pointer()),
+        tp: Some(sys::thread_pointer()),
     };
-    let found = frames::search(sp, &Spans::everywhere(), bounds, Marked::Dead, &mut buf);
+    let found = frames::search(sp, &Spans::EVERYWHERE, bounds, Marked::Dead, buf);
     found != Ok(Frames::Clear)
 }
 
@@ -355,24 +357,19 @@ extern "C" fn on_signal(_signo: c_int, info: *mut libc::siginfo_t, ucontext: *mu
     // SAFETY: 1. the kernel passes a ucontext, which is longer than this, aligned to 16, and
     //    written by no other thread.
     let bytes = unsafe { copy.copied(ucontext.cast()) };
+    let go_on = |there: u64| {
+        // SAFETY: 1. the field is inside the ucontext.
+        let pc = unsafe { ucontext.byte_add(PC_OFF) };
+        // SAFETY:
+        // 1. The ucontext is writable and aligned to 16, and nobody else reads or writes it.
+        // 2. That the thread may go on `there` is the promise of `Watch::carry`; a call that waits
+        //    at a closed entry goes on where the detour leads.
+        unsafe { pc.cast::<u64>().write_volatile(there) };
+    };
     if let Some(context) = Context::new(bytes) {
-        answer_signal(value.sival_ptr.addr() as u64, &context, |there| {
-            // SAFETY: 1. the field is inside the ucontext.
-            let pc = unsafe { ucontext.byte_add(PC_OFF) };
-            // SAFETY:
-            // 1. The ucontext is writable and aligned to 16, and nobody else reads or writes it.
-            // 2. That the thread may go on `there` is the promise of `Watch::carry`.
-            unsafe { pc.cast::<u64>().write_volatile(there) };
-        });
+        answer_signal(value.sival_ptr.addr() as u64, &context, go_on);
         crate::detour::wait_here(context.pc());
-        crate::detour::leave(context.pc(), |there| {
-            // SAFETY: 1. the field is inside the ucontext.
-            let pc = unsafe { ucontext.byte_add(PC_OFF) };
-            // SAFETY:
-            // 1. The ucontext is writable and aligned to 16, and nobody else reads or writes it.
-            // 2. A call that waits at a closed entry goes on where the detour leads.
-            unsafe { pc.cast::<u64>().write_volatile(there) };
-        });
+        crate::detour::leave(context.pc(), go_on);
     }
     // No copy of the frame stays behind in dead stack.
     copy.zeroed();
@@ -396,17 +393,10 @@ fn disposition(signo: c_int) -> Result<libc::sighandler_t, Errno> {
 /// Installs the handler; `false` if somebody else was faster.
 fn install(signo: c_int) -> Result<bool, Errno> {
     // No other handler runs within ours, so that it ends soon; faults stay deliverable.
-    let faults = [
-        libc::SIGSEGV,
-        libc::SIGBUS,
-        libc::SIGILL,
-        libc::SIGFPE,
-        libc::SIGTRAP,
-    ];
     let ours = Action {
         handler: handler_address(),
         flags: (libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK) as u64,
-        mask: !signal::set_of(&faults),
+        mask: !signal::set_of(&FAULTS),
     };
     // SAFETY:
     // 1. The handler is async-signal-safe and lives as long as the code of this module; nobody

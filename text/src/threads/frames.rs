@@ -35,6 +35,7 @@
 //! `arch/riscv/include/uapi/asm/{ucontext,sigcontext}.h`, `kernel/signal.c` (`__save_altstack`),
 //! `arch/x86/include/asm/sigframe.h`.
 
+use std::borrow::Cow;
 use std::ops::{Range, RangeInclusive};
 
 use super::proc::StackRuns;
@@ -42,10 +43,7 @@ use super::sys::{self, Errno};
 use crate::RxRange;
 
 /// Code ranges, sorted and joined: what a pc is looked up in.
-pub(super) struct Spans {
-    joined: Vec<(u64, u64)>,
-    are_everywhere: bool,
-}
+pub(super) struct Spans(Cow<'static, [(u64, u64)]>);
 
 impl Spans {
     pub(super) fn new(ranges: &[RxRange]) -> Self {
@@ -62,24 +60,16 @@ impl Spans {
             }
             joined
         });
-        Self {
-            joined: spans,
-            are_everywhere: false,
-        }
+        Self(spans.into())
     }
 
-    /// All there is. Allocates nothing.
-    pub(super) const fn everywhere() -> Self {
-        Self {
-            joined: Vec::new(),
-            are_everywhere: true,
-        }
-    }
+    /// All there is.
+    pub(super) const EVERYWHERE: Self = Self(Cow::Borrowed(&[(0, u64::MAX)]));
 
     pub(super) fn contains(&self, pc: u64) -> bool {
-        let after = self.joined.partition_point(|&(start, _)| start <= pc);
-        let span = after.checked_sub(1).and_then(|last| self.joined.get(last));
-        self.are_everywhere || span.is_some_and(|span| pc < span.1)
+        let after = self.0.partition_point(|&(start, _)| start <= pc);
+        let span = after.checked_sub(1).and_then(|last| self.0.get(last));
+        span.is_some_and(|span| pc < span.1)
     }
 }
 

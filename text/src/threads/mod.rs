@@ -215,6 +215,8 @@ pub fn pass_by_watch(watch: &dyn Watch, patience: Patience) -> Result<(), Stuck>
     engine::prove(watch, patience)
 }
 
+pub use sys::thread_pointer;
+
 /// Whether the calling thread is in a signal handler, as far as can be known: a frame of the kernel
 /// is on its stack, or that cannot be read. A stale frame counts too (`frames`).
 ///

@@ -14,6 +14,7 @@ use std::ffi::CStr;
 
 use super::sys::{self, Errno, Fd};
 use crate::bare::Buf;
+use crate::signal::set_of;
 use crate::sys::{BlockedSignals, FAULTS};
 
 /// One line of `/proc/self/task/TID/syscall`.
@@ -286,7 +287,7 @@ pub(super) fn list_threads(
 /// of libc is called meanwhile, not even to make an array of zeros: where `memset` is closed
 /// ([`crate::detour`]) it takes a signal to lead this thread on.
 fn list_whole(folder: &Fd, buf: &mut [u8]) -> Result<usize, Errno> {
-    let _blocked = BlockedSignals::but(FAULTS);
+    let _blocked = BlockedSignals::but(set_of(&FAULTS));
     let got = folder.list(buf)?;
     if got + DIRENT_MAX_BYTES > buf.len() {
         return Ok(got);

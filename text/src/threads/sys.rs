@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use crate::syscall::syscall;
 
-pub(super) use crate::syscall::Errno;
+pub(super) use crate::syscall::{Errno, getpid, gettid, read_memory};
 
 /// A file descriptor of this module, closed on drop.
 pub(super) struct Fd(i32);
@@ -69,41 +69,6 @@ pub(super) fn open(at: Option<&Fd>, path: &CStr) -> Result<Fd, Errno> {
     i32::try_from(fd).map(Fd).map_err(|_| libc::EBADF)
 }
 
-/// Copies this process's memory at `addr` into `buf`. Unmapped memory ends the copy (a short
-/// count), or is EFAULT if it begins with it; nothing crashes.
-pub(super) fn read_memory(addr: u64, buf: &mut [u8]) -> Result<usize, Errno> {
-    let len_bytes = buf.len();
-    let local = [start_of(buf), len_bytes];
-    let remote = [addr as usize, len_bytes];
-    // Not the process: its first thread may have ended, and has no memory then.
-    let tid = gettid() as usize;
-    let (local_at, remote_at) = (
-        local.as_ptr().expose_provenance(),
-        remote.as_ptr().expose_provenance(),
-    );
-    // SAFETY:
-    // 1. Both are an `iovec`: an address and a length. `local` is writable (a live `&mut`).
-    // 2. The kernel checks `remote` page by page.
-    unsafe {
-        syscall(
-            libc::SYS_process_vm_readv,
-            [tid, local_at, 1, remote_at, 1, 0],
-        )
-    }
-}
-
-/// The id of this process, never cached.
-pub(super) fn getpid() -> i32 {
-    // SAFETY: 1. takes nothing, changes nothing.
-    unsafe { syscall(libc::SYS_getpid, []) }.unwrap_or_default() as i32
-}
-
-/// The id of this thread.
-pub(super) fn gettid() -> i32 {
-    // SAFETY: 1. takes nothing, changes nothing.
-    unsafe { syscall(libc::SYS_gettid, []) }.unwrap_or_default() as i32
-}
-
 /// Whether thread `tid` of this process has an id still.
 pub(super) fn is_alive(tid: i32) -> bool {
     // SAFETY: 1. signal 0 is not sent, only checked.
@@ -122,6 +87,25 @@ pub(super) fn pause(time: Duration) {
 
 fn start_of(buf: &mut [u8]) -> usize {
     buf.as_mut_ptr().expose_provenance()
+}
+
+/// The calling thread's `tp`, above which its stack does not go if it is one of a C library's
+/// threads; 0 where it is no register that is known here. Source: psABI, "Integer Register
+/// Convention".
+#[inline(always)]
+#[must_use]
+pub fn thread_pointer() -> u64 {
+    #[cfg(target_arch = "riscv64")]
+    {
+        let tp: u64;
+        // SAFETY: 1. copies a register; touches no memory.
+        unsafe {
+            std::arch::asm!("mv {}, tp", out(reg) tp, options(nomem, nostack, preserves_flags));
+        }
+        tp
+    }
+    #[cfg(not(target_arch = "riscv64"))]
+    0
 }
 
 /// This thread's `errno`, for tests of what keeps it.
