@@ -15,10 +15,8 @@ use std::os::unix::fs::FileExt;
 use crate::addr::{RxAddr, RxRange};
 use crate::error::TextError;
 use crate::file;
+use crate::insn::{C_EBREAK, EBREAK};
 use crate::proc_maps::{PageMap, ProcMaps, is_traced};
-
-const EBREAK: u32 = 0x0010_0073;
-const C_EBREAK: u16 = 0x9002;
 
 /// That no breakpoint of others is in `run`, whole pages, of which `word` gives the word at a multiple
 /// of 4. `maps` is what is mapped now; `is_ours` knows pages that hold our own traps, and no probe.

@@ -23,7 +23,7 @@ use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
 use crate::error::TextError;
@@ -70,6 +70,23 @@ pub(crate) fn open_mapped(mapped: &Mapping) -> io::Result<File> {
         Some(Ok(file)) if is_of(mapped, &file) => Ok(file),
         _ => open_behind(mapped),
     }
+}
+
+/// Reads from `off` until `bytes` is full or the file ends; how many.
+///
+/// # Errors
+/// The kernel's.
+pub(crate) fn read_up_to(file: &File, off: u64, bytes: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], off + done as u64) {
+            Ok(0) => break,
+            Ok(more) => done += more,
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
 }
 
 fn open_behind(mapped: &Mapping) -> io::Result<File> {

@@ -37,8 +37,6 @@
 //! page).
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -252,7 +250,8 @@ fn look(object: &Arc<Loaded>) -> Option<Vec<Slot>> {
         }
         let mut unused = vec![0; rest.len_bytes];
         if let Some(file) = &file {
-            read_up_to_end(file, off, &mut unused)?;
+            // Behind its end, a file reads as zeros in memory.
+            file::read_up_to(file, off, &mut unused).ok()?;
         }
         let word = |bytes: &[u8]| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         for (i, bytes) in unused.chunks_exact(ISLAND_BYTES as usize).enumerate() {
@@ -264,20 +263,6 @@ fn look(object: &Arc<Loaded>) -> Option<Vec<Slot>> {
     }
     slots.sort_unstable_by_key(|slot| slot.at);
     Some(slots)
-}
-
-/// Behind the end, a file reads as zeros in memory.
-fn read_up_to_end(file: &File, off: u64, bytes: &mut [u8]) -> Option<()> {
-    let mut done = 0;
-    while done < bytes.len() {
-        match file.read_at(&mut bytes[done..], off + done as u64) {
-            Ok(0) => return Some(()),
-            Ok(n) => done += n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return None,
-        }
-    }
-    Some(())
 }
 
 /// What is left of the last pages of executed segments, in whole islands, and where the file has it.

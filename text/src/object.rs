@@ -55,7 +55,7 @@ pub(crate) fn find(
         Some(object) => object,
         None => {
             let file = file::open(&loaded, maps)?;
-            let object = Arc::new(Object::read(&loaded, &file)?);
+            let object = Arc::new(Object::read(&loaded, &file, maps)?);
             let objects = &mut cache::lock().objects;
             objects.retain(|o| o.loaded.base != loaded.base);
             objects.push(Arc::clone(&object));
@@ -106,11 +106,8 @@ pub(crate) fn with_headers<T>(
 }
 
 impl Object {
-    fn read(loaded: &Arc<Loaded>, file: &File) -> Result<Self, TextError> {
-        let maps = ProcMaps::read()?;
-        with_file(loaded, file, &maps, |elf| {
-            Self::read_elf(loaded, elf, &maps)
-        })
+    fn read(loaded: &Arc<Loaded>, file: &File, maps: &ProcMaps) -> Result<Self, TextError> {
+        with_file(loaded, file, maps, |elf| Self::read_elf(loaded, elf, maps))
     }
 
     fn read_elf(loaded: &Arc<Loaded>, elf: &Elf<'_>, maps: &ProcMaps) -> Result<Self, TextError> {

@@ -13,7 +13,7 @@
 
 use std::cell::RefCell;
 use std::fs::File;
-use std::os::unix::fs::{FileExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 use crate::addr::{RxAddr, RxRange};
@@ -78,7 +78,7 @@ pub(crate) fn check_by(range: RxRange, maps: &ProcMaps, files: &Files) -> Result
             Err(TextError::ChangedByOthers {
                 at: range.start,
                 off_bytes,
-                object: path_of(&loaded),
+                object: loaded.real_path().into(),
                 in_file: first_bytes(&in_file[off_bytes..]),
                 found: first_bytes(&found[off_bytes..]),
             })
@@ -137,15 +137,7 @@ impl Open {
         let want = (2 * self.bytes.len()).clamp(FIRST_BYTES, MOST_BYTES);
         let mut bytes = vec![0; want.max(len_bytes)];
         // There may be less behind it.
-        let mut done = 0;
-        while done < bytes.len() {
-            match file.read_at(&mut bytes[done..], off + done as u64) {
-                Ok(0) => break,
-                Ok(more) => done += more,
-                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => return None,
-            }
-        }
+        let done = file::read_up_to(file, off, &mut bytes).ok()?;
         bytes.truncate(done);
         (self.off, self.bytes) = (off, bytes);
         at(self)
@@ -202,15 +194,6 @@ fn leads_out(loaded: &Loaded, at: RxAddr, code: &[u8], maps: &ProcMaps) -> bool 
         (None, None) => return false,
     };
     loaded.segment_of(target).is_none()
-}
-
-/// Where the file really is.
-fn path_of(loaded: &Loaded) -> Box<std::path::Path> {
-    let path = match loaded.is_main() {
-        true => std::fs::read_link(loaded.file()).ok(),
-        false => None,
-    };
-    path.unwrap_or_else(|| loaded.path.clone()).into()
 }
 
 /// As many as messages show; what is not there is zero.
