@@ -132,18 +132,31 @@ unsafe extern "C" fn first(_: libc::c_int, _: *mut libc::siginfo_t, _: *mut libc
     unsafe { libc::mprotect(page, PAGE_BYTES, libc::PROT_READ) };
 }
 
+/// Hands on to what the last handler of the host has found.
+///
+/// # Safety
+/// 1. The arguments are those of a handler.
+unsafe fn hand_to_the_runtime(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut libc::c_void,
+) {
+    // SAFETY: 1. set before this handler can be asked, and never freed.
+    let before = unsafe { &*BEFORE_LAST.load(Ordering::Acquire) };
+    // SAFETY: 1. what was there before is the runtime's handler, which is of this kind.
+    let handler = unsafe { std::mem::transmute::<usize, Handler>(before.sa_sigaction) };
+    // SAFETY: 1. caller's contract.
+    unsafe { handler(signal, info, context) };
+}
+
 unsafe extern "C" fn last(
     signal: libc::c_int,
     info: *mut libc::siginfo_t,
     context: *mut libc::c_void,
 ) {
     SEEN_LAST.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: 1. set before this handler can be asked, and never freed.
-    let before = unsafe { &*BEFORE_LAST.load(Ordering::Acquire) };
-    // SAFETY: 1. what was there before is the runtime's handler, which is of this kind.
-    let handler = unsafe { std::mem::transmute::<usize, Handler>(before.sa_sigaction) };
     // SAFETY: 1. the kernel's own arguments.
-    unsafe { handler(signal, info, context) };
+    unsafe { hand_to_the_runtime(signal, info, context) };
 }
 
 #[test]
@@ -216,12 +229,8 @@ unsafe extern "C" fn latest(
     context: *mut libc::c_void,
 ) {
     SEEN_LATEST.fetch_add(1, Ordering::Relaxed);
-    // SAFETY: 1. set before this handler can be asked, and never freed.
-    let before = unsafe { &*BEFORE_LAST.load(Ordering::Acquire) };
-    // SAFETY: 1. what was there before is the runtime's handler, which is of this kind.
-    let handler = unsafe { std::mem::transmute::<usize, Handler>(before.sa_sigaction) };
     // SAFETY: 1. the kernel's own arguments.
-    unsafe { handler(signal, info, context) };
+    unsafe { hand_to_the_runtime(signal, info, context) };
 }
 
 /// A private page of zeros, at `at` if that is not null.

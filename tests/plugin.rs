@@ -7,7 +7,6 @@ mod common;
 
 use std::ffi::{CStr, CString, c_char, c_int, c_long, c_void};
 use std::hint::black_box;
-use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{OnceLock, mpsc};
@@ -16,19 +15,7 @@ use std::{env, fs, thread};
 
 use rvbpf::{FuncModel, Runtime};
 
-use common::{ADD2, PATIENCE, hook, serial};
-
-/// The library that cargo built beside this test.
-fn plugin_path() -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let mut entries = fs::read_dir(test.parent().unwrap()).unwrap();
-    let is_it = |path: &PathBuf| {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        name.starts_with("libtestplugin") && name.ends_with(".so")
-    };
-    let found = entries.find_map(|entry| Some(entry.unwrap().path()).filter(is_it));
-    found.expect("cargo builds it as a dependency, and the lab takes it along")
-}
+use common::{ADD2, PATIENCE, hook, plugin, serial};
 
 fn open(path: &str) -> Result<*mut c_void, String> {
     let path = CString::new(path).unwrap();
@@ -109,7 +96,7 @@ fn round(path: &str) {
 /// Rounds, on this thread or on one that ends, each followed by all that can lead into a library
 /// that has been closed.
 fn rounds(on_thread: bool) {
-    let path = plugin_path().to_string_lossy().into_owned();
+    let path = plugin().to_string_lossy().into_owned();
     for _ in 0..3 {
         match on_thread {
             true => thread::scope(|s| s.spawn(|| round(&path)).join().unwrap()),
@@ -150,7 +137,7 @@ fn a_plugin_is_opened_by_threads_that_end_while_others_live_on() {
 #[test]
 fn a_plugin_that_is_closed_while_it_hooks_goes_on() {
     let _one = serial();
-    let path = plugin_path().to_string_lossy().into_owned();
+    let path = plugin().to_string_lossy().into_owned();
     let handle = open(&path).unwrap();
     ask(handle, c"plugin_start").unwrap();
     close(handle);
@@ -189,7 +176,7 @@ fn again(test: &str, name: &str, value: &str) {
 fn a_plugin_is_preloaded() {
     let _one = serial();
     if env::var_os(INSIDE).is_none() {
-        let path = plugin_path();
+        let path = plugin();
         return again(
             "a_plugin_is_preloaded",
             "LD_PRELOAD",
@@ -253,7 +240,7 @@ fn a_plugin_needs_64_bytes_of_static_tls() {
 fn without_static_tls_a_plugin_can_be_opened_and_says_what_is_missing() {
     let _one = serial();
     take_static_tls(usize::MAX);
-    let handle = open(&plugin_path().to_string_lossy()).unwrap();
+    let handle = open(&plugin().to_string_lossy()).unwrap();
     let why = ask(handle, c"plugin_start").unwrap_err();
     assert!(why.contains("64 bytes of static TLS"), "{why}");
     assert!(why.contains("glibc.rtld.optional_static_tls"), "{why}");

@@ -6,6 +6,7 @@ pub(crate) mod library;
 
 use std::ffi::{c_int, c_long, c_void};
 use std::io;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -186,6 +187,18 @@ impl Count {
 pub(crate) fn checked(result: c_int) -> c_int {
     assert!(result >= 0, "{}", io::Error::last_os_error());
     result
+}
+
+/// The library that cargo built beside this test (`testlib/plugin`).
+pub(crate) fn plugin() -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    let mut entries = std::fs::read_dir(test.parent().unwrap()).unwrap();
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        name.starts_with("libtestplugin") && name.ends_with(".so")
+    };
+    let found = entries.find_map(|entry| Some(entry.unwrap().path()).filter(is_it));
+    found.expect("cargo builds it as a dependency, and the lab takes it along")
 }
 
 /// A pipe: read end, write end.

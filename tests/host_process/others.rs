@@ -11,7 +11,7 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use crate::common::{PATIENCE, Stopper, in_child, serial};
+use crate::common::{PATIENCE, Stopper, in_child, plugin, serial};
 use crate::{Answer, Hooks, workload};
 
 /// What is said here, if the lab or this machine has it.
@@ -155,16 +155,4 @@ fn a_python_that_loads_us_as_an_extension() {
         .arg(plugin())
         .output();
     succeeded(&output.unwrap(), "hooked and unhooked");
-}
-
-/// The library that cargo built beside this test (`testlib/plugin`).
-fn plugin() -> PathBuf {
-    let test = env::current_exe().unwrap();
-    let mut entries = fs::read_dir(test.parent().unwrap()).unwrap();
-    let is_it = |path: &PathBuf| {
-        let name = path.file_name().unwrap().to_string_lossy().into_owned();
-        name.starts_with("libtestplugin") && name.ends_with(".so")
-    };
-    let found = entries.find_map(|entry| Some(entry.unwrap().path()).filter(is_it));
-    found.expect("cargo builds it as a dependency, and the lab takes it along")
 }
