@@ -29,7 +29,7 @@ struct Shared<C> {
     model: Arc<FuncModel>,
     state: Arc<ProgState>,
     panics: Arc<Panics>,
-    of: Of,
+    is_alone: bool,
 }
 
 /// What every closure of one hook has in common.
@@ -38,8 +38,8 @@ pub(crate) struct Site {
     pub(crate) func: RxAddr,
     pub(crate) model: Arc<FuncModel>,
     pub(crate) panics: Arc<Panics>,
-    /// How closures run that are added next.
-    pub(crate) of: Of,
+    /// Closures that are added next run alone.
+    pub(crate) is_alone: bool,
     pub(crate) traps: Traps,
 }
 
@@ -53,7 +53,7 @@ impl Site {
             model: self.model.clone(),
             state: state.clone(),
             panics: self.panics.clone(),
-            of: self.of,
+            is_alone: self.is_alone,
         });
         Prog {
             kind,
@@ -124,7 +124,11 @@ impl<C> Shared<C> {
         self.state.add_run();
         // SAFETY: 1. caller's contract.
         let call = unsafe { Call::<F>::new(ctx, &self.model, self.func) };
-        self.panics.contain(self.of, || body(&self.closure, &call))
+        let of = match self.is_alone {
+            true => Of::Alone,
+            false => Of::Image,
+        };
+        self.panics.contain(of, || body(&self.closure, &call))
     }
 }
 

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use text::RxAddr;
-use trampoline::mark::Of;
 use trampoline::{Attach, EntryKind, LinkId, Prog, ProgKind, ProgState, Traps};
 
 use crate::call::Call;
@@ -86,7 +85,7 @@ impl<F: HookFn> HookBuilder<F> {
     /// closure makes them or a signal handler that interrupts it. So what it locks or has half
     /// changed is met by no other closure of this thread.
     pub fn alone(mut self) -> Self {
-        self.site.of = Of::Alone;
+        self.site.is_alone = true;
         self
     }
 

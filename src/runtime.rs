@@ -12,7 +12,6 @@ use pack_alloc::{Config, HugePolicy, PackAlloc, PackStats};
 use symbols::Tools;
 use text::{Deadline, Lookup, RxAddr};
 use trampoline::indirect::Workshop;
-use trampoline::mark::Of;
 use trampoline::{FuncModel, TrampError, TrampStats, Trampolines, Traps};
 
 use crate::bpf::{self, BpfProg, Env, LoadError, Options, Program};
@@ -208,7 +207,7 @@ impl Runtime {
             func,
             model,
             panics: Arc::default(),
-            of: Of::Image,
+            is_alone: false,
             traps: Traps::Refused,
         };
         Ok(HookBuilder::new(self.clone(), site))

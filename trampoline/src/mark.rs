@@ -17,10 +17,10 @@
 //! | above, otherwise | was left, or the call comes from another stack: of a handler, where the kernel does not name it now (`SS_AUTODISARM`), or of a child of `posix_spawn` | the call's programs run; the rest when something else stands where the record was |
 //!
 //! As long as what the record was stands there still, calls from below do not show that it was left,
-//! and are missed. Raw programs leave no mark, and must not be left. A closure of a struct_ops table has one that
-//! says nothing of the guard: where one is left outside of images, its thread cannot be cancelled any
-//! more. A host that disables cancellation itself, after a closure was left and before that is
-//! noticed, finds it enabled then.
+//! and are missed. Raw programs leave no mark, and must not be left. The mark of a closure of a
+//! struct_ops table says nothing of the guard: where one is left outside of images, its thread cannot
+//! be cancelled any more. A host that disables cancellation itself, after a closure was left and
+//! before that is noticed, finds it enabled then.
 //!
 //! Key functions: [`run`], `forget_left`. Neighbours: `guard`, `slow`, `cancel`. Source:
 //! `sigaltstack(2)`; psABI, "Integer Calling Convention" (the stack grows downwards).
@@ -32,10 +32,10 @@
 use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::sync::atomic::{AtomicU64, compiler_fence};
 
-use crate::cancel;
-use crate::guard::{self, MAX_NESTING, ThreadBlock};
-use crate::{slow, table};
 use text::syscall::syscall;
+
+use crate::guard::{self, MAX_NESTING, ThreadBlock};
+use crate::{cancel, slow, table};
 
 /// What runs.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
@@ -145,13 +145,13 @@ pub(crate) fn is_alone(mark: u64, sp: u64) -> bool {
     mark & ALONE != 0 && look(mark, sp) != Seen::Left
 }
 
-/// How records are looked at.
+/// Which records are read, with the kernel's help, to see whether they stand there still.
 #[derive(Copy, Clone, Debug, Eq, PartialEq)]
 pub(crate) enum Records {
-    /// Those that calls come from above of, where that leaves it open.
-    Trusted,
-    /// All: the kernel is asked for them.
-    Read,
+    /// Those above which the call comes from, where nothing else tells whether they were left.
+    Passed,
+    /// All.
+    All,
 }
 
 /// Takes back what closures of this thread that were left have left behind, if there is such a
@@ -186,7 +186,7 @@ fn level_of(block: &ThreadBlock, depth: usize, level: usize) -> (u64, u64) {
 fn is_left(mark: u64, sp: u64, records: Records) -> bool {
     match look(mark, sp) {
         Seen::Left => true,
-        Seen::Runs => records == Records::Read && is_gone(mark),
+        Seen::Runs => records == Records::All && is_gone(mark),
         Seen::Unknown => is_gone(mark),
     }
 }

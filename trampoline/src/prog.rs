@@ -145,11 +145,13 @@ impl ProgState {
     }
 
     /// Counts one run; for programs whose own glue counts.
+    #[inline]
     pub fn add_run(&self) {
         self.runs.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts one run that does not happen; for programs whose own glue decides so.
+    #[inline]
     pub fn add_missed(&self) {
         self.missed.fetch_add(1, Ordering::Relaxed);
     }

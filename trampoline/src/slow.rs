@@ -196,10 +196,10 @@ unsafe fn run_as(
 /// Whether the call is one that its own programs made, when it is known which of them were left.
 #[inline(never)]
 fn is_missed(block: &ThreadBlock, idle: u64, desc: &Desc, sp: u64) -> bool {
-    mark::forget_left(block, sp, Records::Trusted);
-    // Reading records is for calls that would be missed.
+    mark::forget_left(block, sp, Records::Passed);
+    // To read all of them is for calls that would be missed.
     is_recursion(block, idle, desc, sp)
-        && (!mark::forget_left(block, sp, Records::Read) || is_recursion(block, idle, desc, sp))
+        && (!mark::forget_left(block, sp, Records::All) || is_recursion(block, idle, desc, sp))
 }
 
 /// Whether programs of the function run on this thread already, or nesting is too deep.

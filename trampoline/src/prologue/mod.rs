@@ -269,22 +269,23 @@ fn scratch(written: RegSet) -> Option<Reg> {
 pub(crate) fn refuse_custom_entry(entry: u64, bytes: &[u8], kept: RegSet) -> Result<bool, Refusal> {
     let (mut rest, mut at, mut written) = (bytes, entry, kept);
     loop {
-        let mut len_bytes = live::passes(rest, RegSet::TEMPORARIES);
-        if len_bytes.is_none() {
-            let Some(step) = step(rest) else {
-                break;
-            };
-            let found = step.reads.intersection(RegSet::TEMPORARIES);
-            if let Some(reg) = found.without(written).iter().next() {
-                return Err(Refusal::CustomEntry { at, reg });
+        let len_bytes = match live::passes(rest, RegSet::TEMPORARIES) {
+            Some(len_bytes) => len_bytes,
+            None => {
+                let Some(step) = step(rest) else {
+                    break;
+                };
+                let found = step.reads.intersection(RegSet::TEMPORARIES);
+                if let Some(reg) = found.without(written).iter().next() {
+                    return Err(Refusal::CustomEntry { at, reg });
+                }
+                if step.flow.is_jump() || step.flow.is_call() {
+                    break;
+                }
+                written = written.union(step.writes);
+                step.len_bytes.into()
             }
-            if step.flow.is_jump() || step.flow.is_call() {
-                break;
-            }
-            written = written.union(step.writes);
-            len_bytes = Some(step.len_bytes.into());
-        }
-        let len_bytes = len_bytes.unwrap_or(2);
+        };
         at += len_bytes as u64;
         rest = rest.get(len_bytes..).unwrap_or_default();
     }
